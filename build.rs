@@ -1,0 +1,208 @@
+//! Compiles the engine and our glue into the library, and writes the C header.
+//!
+//! The engine's sources are not ours and not committed: `vendor/fetch` brings them. Where its behaviour has to change, a
+//! single function is replaced in a single file by a `-D` below; vendor/glue says what each replacement is for.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Functions that the named engine file calls by another name: (file, engine's or libc's name, ours in vendor/glue).
+const REPLACED: &[(&str, &[(&str, &str)])] = &[
+    (
+        "src/server.c",
+        &[
+            ("raft_bootstrap", "glue_never_bootstrap"),
+            ("pthread_create", "glue_thread_create"),
+            ("close", "glue_close"),
+        ],
+    ),
+    (
+        "src/query.c",
+        &[
+            ("sqlite3_column_decltype", "glue_column_decltype"),
+            ("sqlite3_column_type", "glue_column_type"),
+        ],
+    ),
+    ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),
+    (
+        "src/leader.c",
+        &[
+            ("sqlite3_progress_handler", "glue_progress_handler"),
+            ("sqlite3_close_v2", "glue_close_v2"),
+        ],
+    ),
+    (
+        "src/conn.c",
+        &[
+            ("transport__write", "glue_transport_write"),
+            ("gateway__close", "glue_gateway_close"),
+        ],
+    ),
+    ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
+    ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
+];
+
+/// Needs a test framework and is no part of the library.
+const LEFT_OUT: &str = "src/raft/fixture.c";
+
+/// Symbols whose callers are sent to `__wrap_<symbol>` in vendor/glue/fail.c.
+const WRAPPED: &[&str] = &["abort", "__assert_fail", "uv__threadpool_cleanup"];
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() {
+    if let Err(error) = build() {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<()> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let engine = root.join("vendor/dqlite");
+    if !engine.join("include/dqlite.h").is_file() {
+        return Err("the engine's sources are not in vendor/dqlite: run vendor/fetch (or make) first".into());
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=vendor/dqlite");
+    println!("cargo:rerun-if-changed=vendor/glue");
+
+    let includes = include_dirs(&engine)?;
+    compile_engine(&engine, &includes)?;
+    compile_glue(&root.join("vendor/glue"), &engine, &includes)?;
+    bind(&root, &engine, &includes)?;
+    link();
+    Ok(())
+}
+
+fn include_dirs(engine: &Path) -> Result<Vec<PathBuf>> {
+    Ok(vec![
+        engine.join("src"),
+        engine.join("include"),
+        PathBuf::from(env::var("DEP_SQLITE3_INCLUDE")?),
+        libuv_include()?,
+        PathBuf::from(env::var("DEP_LZ4_INCLUDE")?),
+    ])
+}
+
+/// libuv-sys2 tells its dependants only a relative path, so cargo is asked where the crate lies.
+fn libuv_include() -> Result<PathBuf> {
+    let output = Command::new(env::var("CARGO")?)
+        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        .current_dir(env::var("CARGO_MANIFEST_DIR")?)
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let manifest = text
+        .split("\"manifest_path\":\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .find(|path| {
+            Path::new(path)
+                .parent()
+                .and_then(Path::file_name)
+                .is_some_and(|name| name.to_string_lossy().starts_with("libuv-sys2"))
+        })
+        .ok_or("cargo metadata does not name the crate libuv-sys2, whose headers the engine needs")?;
+    Ok(Path::new(manifest).with_file_name("libuv").join("include"))
+}
+
+fn compiler(includes: &[PathBuf]) -> cc::Build {
+    let mut cc = cc::Build::new();
+    cc.includes(includes)
+        .flag("-std=gnu11")
+        .flag("-fno-strict-aliasing")
+        .flag("-fvisibility=hidden")
+        .define("_GNU_SOURCE", None)
+        .define("_FILE_OFFSET_BITS", "64")
+        .define("HAVE_LINUX_AIO_ABI_H", "1")
+        .define("HAVE_LINUX_IO_URING_H", "1")
+        .define("LZ4_AVAILABLE", None)
+        .define("LZ4_ENABLED", None)
+        .define("RAFT_API", "")
+        .define("DQLITE_API", "")
+        // Sends the engine's assertions to dqlite_fail, which vendor/glue/fail.c defines.
+        .define("DQLITE_ASSERT_WITH_BACKTRACE", None)
+        .define("HAVE_EXECINFO_H", None);
+    cc
+}
+
+fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<()> {
+    let mut plain = compiler(includes);
+    plain.warnings(false);
+    for file in sources(&engine.join("src"))? {
+        let name = file.strip_prefix(engine)?.to_string_lossy().into_owned();
+        if name != LEFT_OUT && !REPLACED.iter().any(|(changed, _)| *changed == name) {
+            plain.file(file);
+        }
+    }
+    plain.compile("dqlite_engine");
+
+    for (name, replacements) in REPLACED {
+        let file = engine.join(name);
+        let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut changed = compiler(includes);
+        changed.warnings(false).file(&file);
+        for (theirs, ours) in *replacements {
+            if !text.contains(&format!("{theirs}(")) {
+                return Err(format!("{name} no longer calls {theirs}: vendor/glue does not fit this dqlite").into());
+            }
+            changed.define(theirs, *ours);
+        }
+        changed.compile(&format!("dqlite_{}", name.replace(['/', '.'], "_")));
+    }
+    Ok(())
+}
+
+fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf]) -> Result<()> {
+    let mut cc = compiler(includes);
+    cc.warnings(true).flag("-Wno-unused-parameter").include(engine);
+    for file in sources(glue)? {
+        cc.file(file);
+    }
+    cc.compile("dqlitepy_glue");
+    Ok(())
+}
+
+/// All C files below `dir`, sorted, so that builds are alike.
+fn sources(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|error| format!("{}: {error}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|ending| ending == "c") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn bind(root: &Path, engine: &Path, includes: &[PathBuf]) -> Result<()> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    bindgen::Builder::default()
+        .header(root.join("vendor/glue/glue.h").to_string_lossy())
+        .header(engine.join("include/dqlite.h").to_string_lossy())
+        .clang_args(includes.iter().map(|dir| format!("-I{}", dir.display())))
+        .allowlist_function("glue_.*|dqlite_version_number")
+        .allowlist_type("glue_.*")
+        .allowlist_var("GLUE_.*|DQLITE_VERSION_.*")
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .layout_tests(false)
+        .generate()?
+        .write_to_file(out.join("bindings.rs"))?;
+    Ok(())
+}
+
+fn link() {
+    for symbol in WRAPPED {
+        println!("cargo:rustc-link-arg=-Wl,--wrap={symbol}");
+    }
+    // The engine's threads and the pthread_atfork handler outlive a dlclose.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libdqlitepy.so");
+}

@@ -1,0 +1,62 @@
+/*
+ * What the Rust side needs from the engine, and nothing else: one node from start to stop.
+ *
+ * The engine's own public functions have an order in which they do not crash, threads on which they must not be called
+ * and errors that they forget to report. All of that ends here: glue_node_start does everything from create to a running
+ * loop, glue_node_stop everything from there to freed memory, and an assertion in between ends in `lost`, never in abort.
+ */
+#ifndef DQLITEPY_GLUE_H
+#define DQLITEPY_GLUE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GLUE_ERRMSG_SIZE 600
+
+/* What `prepare` decided, with the engine's lock on the data directory held and nothing started yet. */
+enum glue_decision {
+	GLUE_START,     /* start with what is on disk */
+	GLUE_BOOTSTRAP, /* write the first configuration: this node alone, as voter */
+	GLUE_REFUSE,    /* do not start; the reason is in the buffer */
+};
+
+struct glue_options {
+	uint64_t id;
+	const char *address;
+	const char *dir;
+	unsigned busy_timeout_ms;
+	unsigned network_latency_ms; /* 0: the engine's own timers */
+	uint64_t failure_domain;
+	bool auto_recovery;
+	bool snapshot_compression;
+	/* Called on the starting thread. */
+	enum glue_decision (*prepare)(void *data, char *reason, size_t size);
+	/* Called on pool threads, several at once: connect to a peer, hand over the socket; 0 = success. */
+	int (*connect)(void *data, const char *address, int *fd);
+	/* Called on whatever thread an assertion struck; must not call back into the node. */
+	void (*lost)(void *data, const char *reason);
+	void *data;
+};
+
+struct glue_node;
+
+/* Blocks until the loop runs. On failure returns non-zero, leaves nothing behind and writes the reason. */
+int glue_node_start(const struct glue_options *options, struct glue_node **out, char *reason, size_t size);
+
+/* The abstract socket that the engine listens on, "@..."; borrowed until stop. */
+const char *glue_node_socket(const struct glue_node *node);
+
+/* Blocks until the loop has ended; the node is gone afterwards. Non-zero if the engine reported an error. */
+int glue_node_stop(struct glue_node *node);
+
+/* The lock's descriptor, for a forked child to close. */
+int glue_node_lock_fd(const struct glue_node *node);
+
+/* SHA-1 based digest that the engine derives ids with; pure. */
+uint64_t glue_digest(const char *text, uint64_t salt);
+
+/* Blocks the signals that a host may have handlers for, SIGPIPE among them, in the calling thread. */
+void glue_block_signals(void);
+
+#endif

@@ -1,0 +1,64 @@
+/* Shared by the glue's own files; never seen by Rust. */
+#ifndef DQLITEPY_GLUE_INTERNAL_H
+#define DQLITEPY_GLUE_INTERNAL_H
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "glue.h"
+
+/*
+ * A place that an assertion jumps back to. Each thread that runs engine code keeps a stack of them; only C frames of the
+ * engine lie between a guard and the assertion.
+ */
+struct glue_guard {
+	jmp_buf env;
+	struct glue_node *node;
+	struct glue_guard *outer;
+};
+
+extern __thread struct glue_guard *glue_guard_top;
+
+/* Use as: if (GLUE_GUARDED(&guard, node)) { engine code; glue_guard_leave(&guard); } else { lost }. */
+#define GLUE_GUARDED(guard, owner) (glue_guard_enter((guard), (owner)), setjmp((guard)->env) == 0)
+
+static inline void glue_guard_enter(struct glue_guard *guard, struct glue_node *node)
+{
+	guard->node = node;
+	guard->outer = glue_guard_top;
+	glue_guard_top = guard;
+}
+
+static inline void glue_guard_leave(struct glue_guard *guard)
+{
+	glue_guard_top = guard->outer;
+}
+
+/* The node is beyond use: keep the reason, tell the owner once. */
+void glue_mark_lost(struct glue_node *node, const char *reason);
+
+/* Blocks what glue_block_signals blocks; the former mask goes to `old`. */
+void glue_mask_signals(sigset_t *old);
+
+/*
+ * Threads that run the engine's SQL steps and dial its peers; one pool a node, so that nodes do not share their fate.
+ */
+struct glue_pool;
+
+struct glue_pool *glue_pool_open(struct glue_node *node, uv_loop_t *loop);
+
+/* Closes the handle on the loop; on the loop's thread, after the loop has ended. */
+void glue_pool_detach(struct glue_pool *pool);
+
+/* Ends the threads. Waits for them and frees the pool, unless the node is lost: a job of it may never end. */
+void glue_pool_close(struct glue_pool *pool, bool wait);
+
+/* Whose loop this is, and that node's pool. */
+struct glue_pool *glue_pool_of(uv_loop_t *loop);
+
+bool glue_is_lost(struct glue_node *node);
+
+#endif

@@ -1,0 +1,93 @@
+/*
+ * Stand in for sqlite3_open_v2 (db.c), sqlite3_progress_handler and sqlite3_close_v2 (leader.c).
+ *
+ * To stop a running step the engine installs a progress handler then, which SQLite does not look at before the next step,
+ * and which waits for the connection's mutex, that is for the end of the step: the node's whole loop stands still
+ * meanwhile. Here the handler is there from the start and looks at a flag; installing and removing only sets the flag.
+ */
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+enum { BUCKETS = 1024, STEPS_BETWEEN_LOOKS = 1000 };
+
+struct entry {
+	sqlite3 *conn;
+	atomic_bool abort;
+	struct entry *next;
+};
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct entry *buckets[BUCKETS];
+
+static struct entry **bucket_of(sqlite3 *conn)
+{
+	return &buckets[((uintptr_t)conn >> 6) % BUCKETS];
+}
+
+/* With the mutex held: the link that points to the connection's entry, or to NULL. */
+static struct entry **find(sqlite3 *conn)
+{
+	struct entry **link = bucket_of(conn);
+	while (*link != NULL && (*link)->conn != conn) {
+		link = &(*link)->next;
+	}
+	return link;
+}
+
+static int look(void *arg)
+{
+	struct entry *entry = arg;
+	return atomic_load_explicit(&entry->abort, memory_order_relaxed);
+}
+
+int glue_open_v2(const char *name, sqlite3 **conn, int flags, const char *vfs);
+int glue_open_v2(const char *name, sqlite3 **conn, int flags, const char *vfs)
+{
+	int rv = sqlite3_open_v2(name, conn, flags, vfs);
+	if (rv != SQLITE_OK) {
+		return rv;
+	}
+	struct entry *entry = calloc(1, sizeof *entry);
+	if (entry == NULL) {
+		return SQLITE_NOMEM;
+	}
+	entry->conn = *conn;
+	pthread_mutex_lock(&mutex);
+	entry->next = *bucket_of(*conn);
+	*bucket_of(*conn) = entry;
+	pthread_mutex_unlock(&mutex);
+	sqlite3_progress_handler(*conn, STEPS_BETWEEN_LOOKS, look, entry);
+	return SQLITE_OK;
+}
+
+void glue_progress_handler(sqlite3 *conn, int steps, int (*handler)(void *), void *arg);
+void glue_progress_handler(sqlite3 *conn, int steps, int (*handler)(void *), void *arg)
+{
+	(void)steps;
+	(void)arg;
+	pthread_mutex_lock(&mutex);
+	struct entry *entry = *find(conn);
+	if (entry != NULL) {
+		atomic_store_explicit(&entry->abort, handler != NULL, memory_order_relaxed);
+	}
+	pthread_mutex_unlock(&mutex);
+}
+
+int glue_close_v2(sqlite3 *conn);
+int glue_close_v2(sqlite3 *conn)
+{
+	pthread_mutex_lock(&mutex);
+	struct entry **link = find(conn);
+	struct entry *entry = *link;
+	if (entry != NULL) {
+		*link = entry->next;
+	}
+	pthread_mutex_unlock(&mutex);
+	sqlite3_progress_handler(conn, 0, NULL, NULL);
+	free(entry);
+	return sqlite3_close_v2(conn);
+}

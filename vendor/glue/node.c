@@ -1,0 +1,446 @@
+/* One node's life: create, configure, lock, prepare, start; later stop and free. Each step on a thread with a guard. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#include "../include/dqlite.h"
+#include "conn.h"
+#include "fsm.h"
+#include "raft.h"
+#include "server.h"
+#include "transport.h"
+
+struct glue_node {
+	struct glue_options options;
+	struct dqlite_node *engine;
+	struct glue_pool *pool;
+	atomic_bool lost;
+	bool started; /* the engine's thread exists */
+	pthread_t thread;
+	char reason[GLUE_ERRMSG_SIZE];
+};
+
+/* The engine has no field for its owner; the argument of the connect function is the one pointer of ours that it keeps. */
+static struct glue_node *owner_of(struct dqlite_node *engine)
+{
+	return engine->connect_func_arg;
+}
+
+struct glue_pool *glue_pool_of(uv_loop_t *loop)
+{
+	struct dqlite_node *engine = (struct dqlite_node *)((char *)loop - offsetof(struct dqlite_node, loop));
+	return owner_of(engine)->pool;
+}
+
+bool glue_is_lost(struct glue_node *node)
+{
+	return atomic_load(&node->lost);
+}
+
+void glue_mark_lost(struct glue_node *node, const char *reason)
+{
+	if (!atomic_exchange(&node->lost, true)) {
+		snprintf(node->reason, sizeof node->reason, "%s", reason);
+		node->options.lost(node->options.data, reason);
+	}
+}
+
+void glue_mask_signals(sigset_t *old)
+{
+	/* Those that a thread causes by its own fault stay open: blocking them would only hide where it happened. */
+	static const int own_fault[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS };
+	sigset_t mask;
+	sigfillset(&mask);
+	for (size_t i = 0; i < sizeof own_fault / sizeof *own_fault; i++) {
+		sigdelset(&mask, own_fault[i]);
+	}
+	pthread_sigmask(SIG_BLOCK, &mask, old);
+}
+
+void glue_block_signals(void)
+{
+	glue_mask_signals(NULL);
+}
+
+uint64_t glue_digest(const char *text, uint64_t salt)
+{
+	return raft_digest(text, salt);
+}
+
+static int connect_peer(void *arg, const char *address, int *fd)
+{
+	struct glue_node *node = arg;
+	return node->options.connect(node->options.data, address, fd);
+}
+
+/* The engine bootstraps ids 1 and 0x2dc171858c3155be by itself; when a node bootstraps is our decision (bootstrap below). */
+int glue_never_bootstrap(struct raft *raft, const struct raft_configuration *configuration);
+int glue_never_bootstrap(struct raft *raft, const struct raft_configuration *configuration)
+{
+	(void)raft;
+	(void)configuration;
+	return RAFT_CANTBOOTSTRAP;
+}
+
+static int bootstrap(struct glue_node *node)
+{
+	struct raft *raft = &node->engine->raft;
+	struct raft_configuration configuration;
+	raft_configuration_init(&configuration);
+	int rv = raft_configuration_add(&configuration, node->options.id, node->options.address, RAFT_VOTER);
+	if (rv == 0) {
+		rv = raft_bootstrap(raft, &configuration);
+	}
+	raft_configuration_close(&configuration);
+	if (rv != 0) {
+		const char *why = raft->io->errmsg[0] != '\0' ? raft->io->errmsg : raft_strerror(rv);
+		snprintf(node->reason, sizeof node->reason, "writing the first configuration failed: %s", why);
+	}
+	return rv;
+}
+
+static int prepare(struct glue_node *node)
+{
+	switch (node->options.prepare(node->options.data, node->reason, sizeof node->reason)) {
+	case GLUE_START:
+		return 0;
+	case GLUE_BOOTSTRAP:
+		return bootstrap(node);
+	case GLUE_REFUSE:
+		break;
+	}
+	return RAFT_ERROR;
+}
+
+static void close_unless_closing(uv_handle_t *handle, void *data)
+{
+	(void)data;
+	if (!uv_is_closing(handle)) {
+		uv_close(handle, NULL);
+	}
+}
+
+static void raft_closed(struct raft *raft)
+{
+	struct dqlite_node *engine = raft->data;
+	raft_uv_close(&engine->raft_io);
+	uv_walk(&engine->loop, close_unless_closing, NULL);
+}
+
+/* Releases what a created engine holds that never ran, or whose loop ended before it began; the engine itself cannot. */
+static void unwind(struct dqlite_node *engine)
+{
+	engine->raft.data = engine;
+	raft_close(&engine->raft, raft_closed);
+	uv_run(&engine->loop, UV_RUN_DEFAULT);
+}
+
+struct thread_start {
+	struct glue_node *node;
+	void *(*run)(void *);
+};
+
+/* The engine's own thread, from its first instruction to its last. */
+static void *engine_thread(void *arg)
+{
+	struct thread_start start = *(struct thread_start *)arg;
+	struct dqlite_node *engine = start.node->engine;
+	struct glue_guard guard;
+	void *result;
+	free(arg);
+	if (GLUE_GUARDED(&guard, start.node)) {
+		result = start.run(engine);
+		if (result != NULL) {
+			/* It failed before the loop ran: taskRun does not always say so, and leaves its handles open. */
+			sem_post(&engine->ready);
+			unwind(engine);
+		}
+		glue_pool_detach(start.node->pool);
+		uv_run(&engine->loop, UV_RUN_DEFAULT);
+		glue_guard_leave(&guard);
+		return result;
+	}
+	/* Whoever waits for this thread must not wait for ever. */
+	sem_post(&engine->ready);
+	sem_post(&engine->handover_done);
+	return NULL;
+}
+
+/*
+ * Stands in for pthread_create in server.c: the lock on the directory is held, nothing runs yet. So this is where the
+ * owner looks at the directory and decides, and where the thread gets its guard and its signal mask.
+ */
+int glue_thread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
+int glue_thread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
+{
+	struct dqlite_node *engine = arg;
+	struct glue_node *node = owner_of(engine);
+	if (prepare(node) != 0) {
+		return ECANCELED;
+	}
+	node->pool = glue_pool_open(node, &engine->loop);
+	struct thread_start *start = malloc(sizeof *start);
+	if (node->pool == NULL || start == NULL) {
+		snprintf(node->reason, sizeof node->reason, "out of memory");
+		free(start);
+		return ENOMEM;
+	}
+	*start = (struct thread_start){ node, run };
+	sigset_t old;
+	glue_mask_signals(&old);
+	int rv = pthread_create(thread, attr, engine_thread, start);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rv != 0) {
+		snprintf(node->reason, sizeof node->reason, "no thread for the engine: %s", strerror(rv));
+		free(start);
+		return rv;
+	}
+	node->started = true;
+	node->thread = *thread;
+	return 0;
+}
+
+/*
+ * Stands in for close in server.c. A forked child holds a copy of the lock's descriptor: only an unlock, not our close,
+ * ends the lock then.
+ */
+int glue_close(int fd);
+int glue_close(int fd)
+{
+	flock(fd, LOCK_UN);
+	return close(fd);
+}
+
+/*
+ * Stand in for transport__write and gateway__close in conn.c. A query that waits for its rows to be sent is resumed only
+ * when the write succeeds; so a client that vanishes would leave it, and its statement, open for ever, and a client that
+ * does not read would keep the node from stopping.
+ */
+static _Atomic(transport_write_cb) engine_write_cb;
+
+static void write_done(struct transport *transport, int status)
+{
+	struct conn *conn = transport->data;
+	bool finished;
+	atomic_load(&engine_write_cb)(transport, status);
+	if (status != 0) {
+		gateway__resume(&conn->gateway, &finished);
+	}
+}
+
+int glue_transport_write(struct transport *transport, uv_buf_t *buf, transport_write_cb cb);
+int glue_transport_write(struct transport *transport, uv_buf_t *buf, transport_write_cb cb)
+{
+	atomic_store(&engine_write_cb, cb);
+	return transport__write(transport, buf, write_done);
+}
+
+void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb);
+void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb)
+{
+	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
+	uv_os_fd_t fd;
+	bool writing = conn->transport.write_cb != NULL;
+	if (writing && uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0) {
+		shutdown(fd, SHUT_RDWR);
+	}
+	gateway__close(gateway, cb);
+}
+
+static int set_options(struct glue_node *node)
+{
+	struct dqlite_node *engine = node->engine;
+	const struct glue_options *options = &node->options;
+	int rv = dqlite_node_set_connect_func(engine, connect_peer, node);
+	if (rv == 0) {
+		rv = dqlite_node_set_bind_address(engine, "@");
+	}
+	if (rv == 0 && options->network_latency_ms != 0) {
+		rv = dqlite_node_set_network_latency_ms(engine, options->network_latency_ms);
+	}
+	if (rv == 0) {
+		rv = dqlite_node_set_snapshot_compression(engine, options->snapshot_compression);
+	}
+	if (rv == 0) {
+		rv = dqlite_node_set_auto_recovery(engine, options->auto_recovery);
+	}
+	if (rv == 0) {
+		rv = dqlite_node_set_busy_timeout(engine, options->busy_timeout_ms);
+	}
+	if (rv == 0) {
+		rv = dqlite_node_set_failure_domain(engine, options->failure_domain);
+	}
+	return rv;
+}
+
+/* A failed create forgets its VFS in SQLite's list and, if raft's files are at fault, raft's I/O and the loop. */
+static void discard_half_created(struct dqlite_node *engine)
+{
+	if (strncmp(engine->errmsg, "config__init", strlen("config__init")) != 0) {
+		sqlite3_vfs_unregister(&engine->vfs);
+	}
+	if (strncmp(engine->errmsg, "raft_init()", strlen("raft_init()")) == 0) {
+		uv_walk(&engine->loop, close_unless_closing, NULL);
+		uv_run(&engine->loop, UV_RUN_DEFAULT);
+		raft_uv_close(&engine->raft_io);
+		fsm__close(&engine->raft_fsm);
+		raftProxyClose(&engine->raft_transport);
+		uv_loop_close(&engine->loop);
+		registry__close(&engine->registry);
+		VfsClose(&engine->vfs);
+		config__close(&engine->config);
+	}
+	dqlite_node_destroy(engine);
+}
+
+/* The engine's words if it has some; ours otherwise. */
+static void keep_reason(struct glue_node *node, const char *what)
+{
+	const char *words = node->engine != NULL ? dqlite_node_errmsg(node->engine) : "out of memory";
+	if (node->reason[0] == '\0') {
+		snprintf(node->reason, sizeof node->reason, "%s%s%s", what, words[0] != '\0' ? ": " : "", words);
+	}
+}
+
+static int start_engine(struct glue_node *node)
+{
+	const struct glue_options *options = &node->options;
+	int rv = dqlite_node_create(options->id, options->address, options->dir, &node->engine);
+	if (rv != 0) {
+		keep_reason(node, "creating the node failed");
+		if (node->engine != NULL) {
+			discard_half_created(node->engine);
+		}
+		return rv;
+	}
+	rv = set_options(node);
+	if (rv != 0) {
+		keep_reason(node, "configuring the node failed");
+	} else {
+		rv = dqlite_node_start(node->engine);
+		if (rv == 0) {
+			return 0;
+		}
+		keep_reason(node, "starting the node failed");
+	}
+	if (node->started) {
+		pthread_join(node->thread, NULL);
+	} else {
+		if (node->pool != NULL) {
+			glue_pool_detach(node->pool);
+		}
+		unwind(node->engine);
+	}
+	if (!glue_is_lost(node)) {
+		dqlite_node_destroy(node->engine);
+	}
+	return rv;
+}
+
+/* Runs `step` where an assertion cannot reach the caller's thread: there is no jumping back through frames of the host. */
+struct guarded_call {
+	struct glue_node *node;
+	int (*step)(struct glue_node *);
+	int result;
+};
+
+static void *guarded_thread(void *arg)
+{
+	struct guarded_call *call = arg;
+	struct glue_guard guard;
+	if (GLUE_GUARDED(&guard, call->node)) {
+		call->result = call->step(call->node);
+		glue_guard_leave(&guard);
+	} else {
+		call->result = DQLITE_ERROR;
+	}
+	return NULL;
+}
+
+static int run_guarded(struct glue_node *node, int (*step)(struct glue_node *))
+{
+	struct guarded_call call = { .node = node, .step = step };
+	pthread_t thread;
+	sigset_t old;
+	glue_mask_signals(&old);
+	int rv = pthread_create(&thread, NULL, guarded_thread, &call);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rv != 0) {
+		snprintf(node->reason, sizeof node->reason, "no thread for the engine: %s", strerror(rv));
+		return rv;
+	}
+	pthread_join(thread, NULL);
+	return call.result;
+}
+
+/* What a lost node's threads may still touch is never freed. */
+static void free_unless_lost(struct glue_node *node)
+{
+	bool lost = glue_is_lost(node);
+	if (node->pool != NULL) {
+		glue_pool_close(node->pool, !lost);
+	}
+	if (!lost) {
+		free((char *)node->options.address);
+		free((char *)node->options.dir);
+		free(node);
+	}
+}
+
+int glue_node_start(const struct glue_options *options, struct glue_node **out, char *reason, size_t size)
+{
+	struct glue_node *node = calloc(1, sizeof *node);
+	*out = NULL;
+	if (node != NULL) {
+		node->options = *options;
+		node->options.address = strdup(options->address);
+		node->options.dir = strdup(options->dir);
+	}
+	if (node == NULL || node->options.address == NULL || node->options.dir == NULL) {
+		snprintf(reason, size, "out of memory");
+		if (node != NULL) {
+			free_unless_lost(node);
+		}
+		return DQLITE_NOMEM;
+	}
+	int rv = run_guarded(node, start_engine);
+	if (rv != 0) {
+		snprintf(reason, size, "%s", node->reason);
+		free_unless_lost(node);
+		return rv;
+	}
+	*out = node;
+	return 0;
+}
+
+const char *glue_node_socket(const struct glue_node *node)
+{
+	return dqlite_node_get_bind_address(node->engine);
+}
+
+int glue_node_lock_fd(const struct glue_node *node)
+{
+	return node->engine->lock_fd;
+}
+
+static int stop_engine(struct glue_node *node)
+{
+	int rv = dqlite_node_stop(node->engine);
+	if (!glue_is_lost(node)) {
+		dqlite_node_destroy(node->engine);
+	}
+	return rv;
+}
+
+int glue_node_stop(struct glue_node *node)
+{
+	int rv = run_guarded(node, stop_engine);
+	free_unless_lost(node);
+	return rv;
+}

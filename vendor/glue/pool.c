@@ -1,0 +1,223 @@
+/*
+ * The engine's SQL steps and its dialling, on threads of the node's own.
+ *
+ * libuv's pool has four threads for the whole process: four long statements on one node would stop every other node. Here
+ * a thread is added whenever a job finds none idle, up to a bound that no sane load reaches.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "internal.h"
+
+enum { MAX_THREADS = 256, IDLE_SECONDS = 10 };
+
+/* Jobs are linked through a field that libuv reserves in each request, so that queueing allocates nothing. */
+struct list {
+	uv_work_t *head, *tail;
+};
+
+struct glue_pool {
+	struct glue_node *node;
+	pthread_mutex_t mutex;
+	pthread_cond_t wake; /* for idle threads */
+	pthread_cond_t left; /* for the owner that waits in close */
+	uv_async_t done_signal;
+	struct list todo, done;
+	unsigned threads, idle, queued;
+	unsigned outstanding; /* touched on the loop's thread only */
+	bool closing;
+};
+
+static void list_push(struct list *list, uv_work_t *work)
+{
+	work->reserved[0] = NULL;
+	if (list->tail != NULL) {
+		list->tail->reserved[0] = work;
+	} else {
+		list->head = work;
+	}
+	list->tail = work;
+}
+
+static uv_work_t *list_pop(struct list *list)
+{
+	uv_work_t *work = list->head;
+	if (work != NULL) {
+		list->head = work->reserved[0];
+		if (list->head == NULL) {
+			list->tail = NULL;
+		}
+	}
+	return work;
+}
+
+/* With the mutex held: the next job, or NULL when this thread has been idle for long or the pool closes. */
+static uv_work_t *next_job(struct glue_pool *pool)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += IDLE_SECONDS;
+	int rv = 0;
+	pool->idle++;
+	while (pool->todo.head == NULL && !pool->closing && rv != ETIMEDOUT) {
+		rv = pthread_cond_timedwait(&pool->wake, &pool->mutex, &until);
+	}
+	pool->idle--;
+	uv_work_t *work = list_pop(&pool->todo);
+	if (work != NULL) {
+		pool->queued--;
+	}
+	return work;
+}
+
+/* False if an assertion struck: the engine must not hear of this job again. */
+static bool run_guarded(struct glue_pool *pool, uv_work_t *work)
+{
+	struct glue_guard guard;
+	if (!GLUE_GUARDED(&guard, pool->node)) {
+		return false;
+	}
+	work->work_cb(work);
+	glue_guard_leave(&guard);
+	return true;
+}
+
+static void *pool_thread(void *arg)
+{
+	struct glue_pool *pool = arg;
+	uv_work_t *work;
+	pthread_mutex_lock(&pool->mutex);
+	while ((work = next_job(pool)) != NULL) {
+		pthread_mutex_unlock(&pool->mutex);
+		bool finished = run_guarded(pool, work);
+		pthread_mutex_lock(&pool->mutex);
+		if (pool->closing) {
+			/* The loop is gone, and with it whoever waited. */
+			break;
+		}
+		if (finished) {
+			list_push(&pool->done, work);
+		}
+		uv_async_send(&pool->done_signal);
+	}
+	pool->threads--;
+	pthread_cond_signal(&pool->left);
+	pthread_mutex_unlock(&pool->mutex);
+	return NULL;
+}
+
+/* With the mutex held. */
+static int add_thread(struct glue_pool *pool)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigset_t old;
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	glue_mask_signals(&old);
+	int rv = pthread_create(&thread, &attr, pool_thread, pool);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	if (rv == 0) {
+		pool->threads++;
+	}
+	return rv;
+}
+
+static void jobs_done(uv_async_t *signal)
+{
+	struct glue_pool *pool = signal->data;
+	if (glue_is_lost(pool->node)) {
+		/* A job of this node met an assertion: the loop must not go on with what that job left half done. */
+		struct glue_guard *guard = glue_guard_top;
+		glue_guard_top = guard->outer;
+		longjmp(guard->env, 1);
+	}
+	pthread_mutex_lock(&pool->mutex);
+	struct list done = pool->done;
+	pool->done = (struct list){ NULL, NULL };
+	pthread_mutex_unlock(&pool->mutex);
+
+	uv_work_t *work;
+	while ((work = list_pop(&done)) != NULL) {
+		if (--pool->outstanding == 0) {
+			uv_unref((uv_handle_t *)&pool->done_signal);
+		}
+		work->after_work_cb(work, 0);
+	}
+}
+
+/* Stands in for uv_queue_work where the engine runs SQL or dials (see build.rs); on the loop's thread. */
+int glue_queue_work(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_work_cb after);
+int glue_queue_work(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_work_cb after)
+{
+	struct glue_pool *pool = glue_pool_of(loop);
+	int rv = 0;
+	work->work_cb = run;
+	work->after_work_cb = after;
+	pthread_mutex_lock(&pool->mutex);
+	if (pool->idle <= pool->queued && pool->threads < MAX_THREADS) {
+		rv = add_thread(pool);
+	}
+	if (rv == 0 || pool->threads > 0) {
+		list_push(&pool->todo, work);
+		pool->queued++;
+		pthread_cond_signal(&pool->wake);
+		rv = 0;
+	}
+	pthread_mutex_unlock(&pool->mutex);
+	if (rv == 0 && pool->outstanding++ == 0) {
+		uv_ref((uv_handle_t *)&pool->done_signal);
+	}
+	return rv == 0 ? 0 : UV_EAGAIN;
+}
+
+struct glue_pool *glue_pool_open(struct glue_node *node, uv_loop_t *loop)
+{
+	struct glue_pool *pool = calloc(1, sizeof *pool);
+	if (pool == NULL) {
+		return NULL;
+	}
+	pool->node = node;
+	if (uv_async_init(loop, &pool->done_signal, jobs_done) != 0) {
+		free(pool);
+		return NULL;
+	}
+	pool->done_signal.data = pool;
+	/* Only outstanding jobs keep the loop alive. */
+	uv_unref((uv_handle_t *)&pool->done_signal);
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_mutex_init(&pool->mutex, NULL);
+	pthread_cond_init(&pool->wake, &attr);
+	pthread_cond_init(&pool->left, &attr);
+	pthread_condattr_destroy(&attr);
+	return pool;
+}
+
+void glue_pool_detach(struct glue_pool *pool)
+{
+	pthread_mutex_lock(&pool->mutex);
+	pool->closing = true;
+	pthread_mutex_unlock(&pool->mutex);
+	uv_close((uv_handle_t *)&pool->done_signal, NULL);
+}
+
+void glue_pool_close(struct glue_pool *pool, bool wait)
+{
+	pthread_mutex_lock(&pool->mutex);
+	pool->closing = true;
+	pthread_cond_broadcast(&pool->wake);
+	while (wait && pool->threads > 0) {
+		pthread_cond_wait(&pool->left, &pool->mutex);
+	}
+	pthread_mutex_unlock(&pool->mutex);
+	if (wait) {
+		pthread_mutex_destroy(&pool->mutex);
+		pthread_cond_destroy(&pool->wake);
+		pthread_cond_destroy(&pool->left);
+		free(pool);
+	}
+}
