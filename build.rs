@@ -74,6 +74,7 @@ fn build() -> Result<()> {
     compile_engine(&engine, &includes)?;
     compile_glue(&root.join("vendor/glue"), &engine, &includes)?;
     bind(&root, &engine, &includes)?;
+    write_header(&root)?;
     link();
     Ok(())
 }
@@ -198,10 +199,50 @@ fn bind(root: &Path, engine: &Path, includes: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// The C header as the sources say it. A test compares it with include/dqlitepy.h; `make header` copies it there.
+fn write_header(root: &Path) -> Result<()> {
+    println!("cargo:rerun-if-changed=cbindgen.toml");
+    println!("cargo:rerun-if-changed=src/ffi");
+    let config = cbindgen::Config::from_file(root.join("cbindgen.toml"))?;
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for file in ["mod.rs", "ret.rs", "library.rs", "node.rs", "client.rs"] {
+        builder = builder.with_src(root.join("src/ffi").join(file));
+    }
+    let mut generated = Vec::new();
+    builder.generate()?.write(&mut generated);
+    let text = without_safety(&String::from_utf8(generated)?).replace("@VERSION@", &env::var("CARGO_PKG_VERSION")?);
+    let out = PathBuf::from(env::var("OUT_DIR")?).join("dqlitepy.h");
+    fs::write(&out, text)?;
+    println!("cargo:rustc-env=DQLITEPY_GENERATED_HEADER={}", out.display());
+    Ok(())
+}
+
+/// Rust's safety sections repeat, for Rust's tools, what the comment above them says of each pointer.
+fn without_safety(header: &str) -> String {
+    let mut text = String::new();
+    let mut skipping = false;
+    for line in header.lines() {
+        if line == " * # Safety" {
+            skipping = true;
+            if text.ends_with(" *\n") {
+                text.truncate(text.len() - " *\n".len());
+            }
+        }
+        skipping &= line != " */";
+        if !skipping {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
 fn link() {
     for symbol in WRAPPED {
         println!("cargo:rustc-link-arg=-Wl,--wrap={symbol}");
     }
+    // A symbol that nobody defines is found here and not by the first user.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
     // The engine's threads and the pthread_atfork handler outlive a dlclose.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libdqlitepy.so");

@@ -1,5 +1,15 @@
 //! dqlite behind a C ABI. docs/design.md draws the house; `ffi` is its front side, and calls go one way:
-//! ffi -> handle -> node -> client | db -> wire -> net, with the engine at the bottom.
+//! ffi -> handle -> node -> db -> client -> wire -> net, with the door beside and the engine at the bottom.
 
+mod client;
+mod db;
+mod door;
 mod engine;
 mod error;
+mod ffi;
+mod handle;
+mod limits;
+mod net;
+mod node;
+mod render;
+mod wire;

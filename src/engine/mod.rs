@@ -1,2 +1,239 @@
-#![allow(warnings)]
-include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+//! The C library: one running node, its callbacks into Rust, and nothing of policy.
+//!
+//! vendor/glue keeps the engine's call order and catches its assertions; here its functions become values with owners.
+
+pub(crate) mod fork;
+mod sys;
+
+// Nothing of these crates is called from Rust; naming them links their C libraries.
+use libsqlite3_sys as _;
+use libuv_sys2 as _;
+use lz4_sys as _;
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Kind, Result};
+
+/// The id that go-dqlite gives the first node of a cluster: digest("1", 0). [app-behaviour 3.5]
+pub(crate) const BOOTSTRAP_ID: u64 = 0x2dc1_7185_8c31_55be;
+
+/// How a node is to run.
+pub(crate) struct Options<'a> {
+    pub(crate) id: u64,
+    pub(crate) address: &'a str,
+    pub(crate) dir: &'a Path,
+    pub(crate) busy_timeout_ms: u32,
+    /// None: the engine's own timers.
+    pub(crate) network_latency_ms: Option<u32>,
+    pub(crate) auto_recovery: bool,
+    pub(crate) snapshot_compression: bool,
+}
+
+/// What the node starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// From what is on disk; a node without state waits to be added to a cluster.
+    AsIs,
+    /// As the only member of a new cluster.
+    Bootstrap,
+}
+
+/// Whom the engine asks and tells.
+pub(crate) trait Owner: Send + Sync {
+    /// The lock on the data directory is held and nothing runs yet: the moment to look at the files and to write them.
+    fn prepare(&self) -> Result<Start>;
+    /// A connected socket to the peer; called on threads of the engine, several at once.
+    fn connect(&self, address: &str) -> Result<OwnedFd>;
+    /// An assertion struck; called on the thread where it did, so it must only take note.
+    fn lost(&self, reason: &str);
+}
+
+/// A running node.
+pub(crate) struct Engine {
+    node: NonNull<sys::glue_node>,
+    callbacks: Box<Callbacks>,
+    socket: String,
+}
+
+// SAFETY: the glue's functions may be called from any thread, one at a time, which `&self`/`self` below ensures: only
+// `stop` touches the node after start, and it takes the value.
+unsafe impl Send for Engine {}
+// SAFETY: through a shared reference only `socket` and `lock_fd` are read, which do not change between start and stop.
+unsafe impl Sync for Engine {}
+
+struct Callbacks {
+    owner: Arc<dyn Owner>,
+    /// Why `prepare` refused, with its kind, which does not fit through C.
+    refusal: Mutex<Option<Error>>,
+    lost: AtomicBool,
+}
+
+impl Engine {
+    /// Blocks until the engine's loop runs. Nothing of the engine is left behind on failure.
+    pub(crate) fn start(options: &Options<'_>, owner: Arc<dyn Owner>) -> Result<Self> {
+        let address = c_string(options.address.as_bytes(), "address")?;
+        let dir = c_string(options.dir.as_os_str().as_bytes(), "data_dir")?;
+        let callbacks = Box::new(Callbacks {
+            owner,
+            refusal: Mutex::new(None),
+            lost: AtomicBool::new(false),
+        });
+        let raw = sys::glue_options {
+            id: options.id,
+            address: address.as_ptr(),
+            dir: dir.as_ptr(),
+            busy_timeout_ms: options.busy_timeout_ms,
+            network_latency_ms: options.network_latency_ms.unwrap_or(0),
+            failure_domain: 0,
+            auto_recovery: options.auto_recovery,
+            snapshot_compression: options.snapshot_compression,
+            prepare: Some(prepare),
+            connect: Some(connect),
+            lost: Some(lost),
+            data: ptr::from_ref::<Callbacks>(&callbacks).cast_mut().cast(),
+        };
+        let mut node = ptr::null_mut();
+        let mut reason = [0 as c_char; sys::GLUE_ERRMSG_SIZE as usize];
+        // SAFETY: all pointers live through the call; the strings are copied by it; `callbacks` is boxed, so its address
+        // stays, and it is freed only after stop or never (see `forget_if_lost`).
+        let code = unsafe { sys::glue_node_start(&raw, &mut node, reason.as_mut_ptr(), reason.len()) };
+        match NonNull::new(node) {
+            Some(node) if code == 0 => {
+                // SAFETY: a started node has a bind address, a string that lives until stop.
+                let socket = unsafe { CStr::from_ptr(sys::glue_node_socket(node.as_ptr())) };
+                let socket = socket.to_string_lossy().into_owned();
+                Ok(Self {
+                    node,
+                    callbacks,
+                    socket,
+                })
+            }
+            _ => {
+                let refusal = callbacks.refusal.lock().take();
+                // SAFETY: the glue terminates the buffer.
+                let reason = unsafe { CStr::from_ptr(reason.as_ptr()) }.to_string_lossy().into_owned();
+                forget_if_lost(callbacks);
+                Err(refusal.unwrap_or_else(|| Error::internal(reason)))
+            }
+        }
+    }
+
+    /// The abstract socket that the engine listens on, `@name`.
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// The descriptor that holds the lock on the data directory.
+    pub(crate) fn lock_fd(&self) -> c_int {
+        // SAFETY: the node runs until `stop` takes it.
+        unsafe { sys::glue_node_lock_fd(self.node.as_ptr()) }
+    }
+
+    /// Blocks until the engine has stopped, which takes as long as what it is doing on the disk.
+    pub(crate) fn stop(self) -> Result<()> {
+        // SAFETY: the node was started and is stopped once, as this takes the value.
+        let code = unsafe { sys::glue_node_stop(self.node.as_ptr()) };
+        let lost = self.callbacks.lost.load(Ordering::Acquire);
+        forget_if_lost(self.callbacks);
+        if code == 0 || lost {
+            return Ok(());
+        }
+        Err(Error::internal(format!("the engine reported code {code} when it stopped")))
+    }
+}
+
+/// A job of a lost node may still run and call back, so what it calls back to is never freed.
+fn forget_if_lost(callbacks: Box<Callbacks>) {
+    if callbacks.lost.load(Ordering::Acquire) {
+        Box::leak(callbacks);
+    }
+}
+
+/// The id for an address whose owner chose none: always the same, never one with a meaning of its own.
+pub(crate) fn generate_id(address: &str) -> Result<u64> {
+    let address = c_string(address.as_bytes(), "address")?;
+    // SAFETY: a pure function of a NUL-terminated string.
+    let digest = |salt| unsafe { sys::glue_digest(address.as_ptr(), salt) };
+    Ok((0..)
+        .map(digest)
+        .find(|id| !matches!(*id, 0 | 1 | BOOTSTRAP_ID))
+        .unwrap_or(2))
+}
+
+/// The version of the engine inside, as major, minor, release.
+pub(crate) const VERSION: (u32, u32, u32) = (
+    sys::DQLITE_VERSION_MAJOR,
+    sys::DQLITE_VERSION_MINOR,
+    sys::DQLITE_VERSION_RELEASE,
+);
+
+fn c_string(bytes: &[u8], what: &str) -> Result<CString> {
+    CString::new(bytes).map_err(|_| Error::invalid(format!("{what} contains a NUL byte")))
+}
+
+/// # Safety
+/// `data` is the pointer that `Engine::start` passed; the glue calls back only between start and the end of stop, or, for
+/// a lost node, while the callbacks are leaked.
+unsafe fn callbacks<'a>(data: *mut c_void) -> &'a Callbacks {
+    // SAFETY: as above.
+    unsafe { &*data.cast::<Callbacks>() }
+}
+
+unsafe extern "C" fn prepare(data: *mut c_void, reason: *mut c_char, size: usize) -> sys::glue_decision {
+    // SAFETY: see `callbacks`.
+    let callbacks = unsafe { callbacks(data) };
+    let decided = catch_unwind(AssertUnwindSafe(|| callbacks.owner.prepare()))
+        .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "preparing the data directory panicked")));
+    match decided {
+        Ok(Start::AsIs) => sys::GLUE_START,
+        Ok(Start::Bootstrap) => sys::GLUE_BOOTSTRAP,
+        Err(error) => {
+            write_text(error.message(), reason, size);
+            *callbacks.refusal.lock() = Some(error);
+            sys::GLUE_REFUSE
+        }
+    }
+}
+
+unsafe extern "C" fn connect(data: *mut c_void, address: *const c_char, fd: *mut c_int) -> c_int {
+    // SAFETY: see `callbacks`; the glue passes a string and a place for the descriptor.
+    let (callbacks, address) = unsafe { (callbacks(data), CStr::from_ptr(address)) };
+    let connected = catch_unwind(AssertUnwindSafe(|| {
+        address.to_str().ok().and_then(|address| callbacks.owner.connect(address).ok())
+    }));
+    match connected {
+        Ok(Some(socket)) => {
+            // SAFETY: as above; the engine owns the descriptor from here on.
+            unsafe { fd.write(socket.into_raw_fd()) };
+            0
+        }
+        _ => 1,
+    }
+}
+
+unsafe extern "C" fn lost(data: *mut c_void, reason: *const c_char) {
+    // SAFETY: see `callbacks`; the glue passes a string.
+    let (callbacks, reason) = unsafe { (callbacks(data), CStr::from_ptr(reason)) };
+    callbacks.lost.store(true, Ordering::Release);
+    let _ = catch_unwind(AssertUnwindSafe(|| callbacks.owner.lost(&reason.to_string_lossy())));
+}
+
+fn write_text(text: &str, to: *mut c_char, size: usize) {
+    let bytes: Vec<u8> = text.bytes().filter(|byte| *byte != 0).take(size.saturating_sub(1)).collect();
+    if size > 0 {
+        // SAFETY: the glue passes a buffer of `size` bytes; at most `size - 1` and the terminator are written.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr().cast(), to, bytes.len());
+            to.add(bytes.len()).write(0);
+        }
+    }
+}

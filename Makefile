@@ -1,0 +1,44 @@
+# `make help` lists the targets. Cargo does the building; the recipes only put its calls in order.
+CARGO := scripts/cargo
+
+# Recipes of one run share target/ and ports, so they follow one another; cargo and cc use all processors by themselves.
+.NOTPARALLEL:
+.PHONY: all lib static header demo test asan peer-test setup fmt clean distclean help
+
+all: lib ## the shared library (default)
+
+lib: setup ## target/release/libdqlitepy.so
+	$(CARGO) build --release --locked --lib
+
+static: lib ## build/libdqlitepy.a: one object that exports only dqlitepy_*
+	scripts/static-lib
+
+header: setup ## write include/dqlitepy.h anew from the sources
+	scripts/header
+
+demo: lib ## the main job on real data: load, query, kill -9, and everything is there again
+	examples/demo/run
+
+test: setup ## everything that must hold: Rust, C, Python
+	scripts/test
+
+asan: setup ## build with the address sanitizer over Rust and C, and run the C tests on it
+	scripts/asan
+
+peer-test: lib ## against go-dqlite 2.0 in a Debian 13 chroot (root only, minutes to set up the first time)
+	scripts/peer-test
+
+setup: ## get what is missing: packages (as root), the engine's sources, crates, a Python environment
+	@scripts/setup
+
+fmt: ## format the Rust sources
+	$(CARGO) fmt
+
+clean: ## remove what was built
+	rm -rf target build/static build/asan build/logs build/libdqlitepy.a
+
+distclean: clean ## also what was downloaded
+	rm -rf build vendor/dqlite vendor/.fetch
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,145 @@
+//! One connection to one node: requests out, responses in, in order.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::limits;
+use crate::net::{Cause, Stream, Waker};
+use crate::wire::{HEADER_LEN, Header, Malformed, Request, Response, VERSION};
+
+/// What a connection starts with, and what it goes back to after a message that was larger than `KEPT`.
+const BUFFER: usize = 64 << 10;
+const KEPT: usize = 1 << 20;
+
+/// A connection on which the protocol was agreed. After a [`Broken`] it is of no use any more.
+pub(crate) struct Conn {
+    stream: Stream,
+    /// The version word goes out together with the first request.
+    out: Vec<u8>,
+    buffer: Vec<u8>,
+    /// The part of `buffer` that was received and not consumed.
+    filled: Range<usize>,
+}
+
+/// A call that got no answer.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// The request may have reached the node.
+    pub(crate) sent: bool,
+    pub(crate) cause: Cause,
+    pub(crate) reason: String,
+}
+
+impl Conn {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            out: VERSION.to_le_bytes().to_vec(),
+            buffer: Vec::new(),
+            filled: 0..0,
+        }
+    }
+
+    /// Wakes whoever waits on this connection.
+    pub(crate) fn waker(&self) -> Waker {
+        self.stream.waker()
+    }
+
+    /// Sends a request and waits for its response.
+    pub(crate) fn call(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response<'_>, Broken> {
+        self.send(request, deadline)?;
+        let (header, body) = self.receive(deadline)?;
+        Response::decode(header, &self.buffer[body]).map_err(|fault| garbled(request.name(), &fault))
+    }
+
+    /// The same for QUERY and QUERY_SQL, whose failures have a layout of their own.
+    pub(crate) fn query(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response<'_>, Broken> {
+        self.send(request, deadline)?;
+        self.next_part(deadline)
+    }
+
+    /// The part behind one that ended with "more".
+    pub(crate) fn next_part(&mut self, deadline: Instant) -> Result<Response<'_>, Broken> {
+        let (header, body) = self.receive(deadline)?;
+        Response::decode_query(header, &self.buffer[body]).map_err(|fault| garbled("a query", &fault))
+    }
+
+    fn send(&mut self, request: &Request<'_>, deadline: Instant) -> Result<(), Broken> {
+        request.encode(&mut self.out);
+        let sent = self.stream.write_all(&self.out, deadline);
+        self.out.clear();
+        if self.out.capacity() > KEPT {
+            self.out.shrink_to(BUFFER);
+        }
+        sent.map_err(|error| Broken {
+            sent: true,
+            cause: Cause::of(&error),
+            reason: format!("sending {}: {error}", request.name()),
+        })
+    }
+
+    /// The next message, as its header and where in the buffer its body lies.
+    fn receive(&mut self, deadline: Instant) -> Result<(Header, Range<usize>), Broken> {
+        self.make_room();
+        self.fill(HEADER_LEN, deadline)?;
+        let mut bytes = [0; HEADER_LEN];
+        bytes.copy_from_slice(&self.buffer[self.filled.start..self.filled.start + HEADER_LEN]);
+        let header = Header::parse(&bytes);
+        let length = usize::try_from(header.body_len()).unwrap_or(usize::MAX);
+        if header.body_len() > limits::RESPONSE {
+            return Err(Broken {
+                sent: true,
+                cause: Cause::Other,
+                reason: format!("the node announced a response of {length} bytes, more than this library takes"),
+            });
+        }
+        self.fill(HEADER_LEN + length, deadline)?;
+        let body = self.filled.start + HEADER_LEN..self.filled.start + HEADER_LEN + length;
+        self.filled.start = body.end;
+        Ok((header, body))
+    }
+
+    fn make_room(&mut self) {
+        if self.filled.is_empty() {
+            self.filled = 0..0;
+            if self.buffer.len() > KEPT {
+                self.buffer.truncate(BUFFER);
+                self.buffer.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Receives until `needed` bytes are there. The buffer grows with what came, not with what was announced.
+    fn fill(&mut self, needed: usize, deadline: Instant) -> Result<(), Broken> {
+        while self.filled.len() < needed {
+            if self.buffer.len() - self.filled.start < needed && self.filled.start > 0 {
+                self.buffer.copy_within(self.filled.clone(), 0);
+                self.filled = 0..self.filled.len();
+            }
+            if self.filled.end == self.buffer.len() {
+                let larger = (self.buffer.len() * 2).clamp(BUFFER, needed.max(BUFFER));
+                self.buffer.resize(larger, 0);
+            }
+            let free = &mut self.buffer[self.filled.end..];
+            self.filled.end += self.stream.read_some(free, deadline).map_err(|error| Broken {
+                sent: true,
+                cause: Cause::of(&error),
+                reason: match Cause::of(&error) {
+                    Cause::TimedOut => "no answer before the deadline".to_owned(),
+                    Cause::Closed => "the node closed the connection".to_owned(),
+                    Cause::Woken => "the call was ended by another thread".to_owned(),
+                    Cause::Other => format!("receiving: {error}"),
+                },
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn garbled(request: &str, fault: &Malformed) -> Broken {
+    Broken {
+        sent: true,
+        cause: Cause::Other,
+        reason: format!("the answer to {request} makes no sense: {fault}"),
+    }
+}

@@ -1,0 +1,162 @@
+//! A database as one handle sees it: sessions, transactions, statements, and what may be sent twice.
+
+mod session;
+mod sql;
+mod transaction;
+mod wake;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::client::Connector;
+use crate::db::session::{Session, Sink};
+use crate::db::sql::{Kind as Sql, Statement, statements};
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::render::JsonArray;
+
+pub(crate) use crate::db::session::Changes;
+pub(crate) use crate::db::wake::WakeSlot;
+
+/// What SQLite says when a text that has to be one statement holds more.
+const SQLITE_ERROR: i32 = 1;
+
+/// One database of one handle. Calls of several threads queue on its session; while that is busy outside a
+/// transaction, a plain read may take a spare one.
+pub(crate) struct Database {
+    name: String,
+    connector: Arc<Connector>,
+    wake: Arc<WakeSlot>,
+    session: Mutex<Session>,
+    /// The session's connection shows what another one would not: an open transaction, temporary objects, settings.
+    private: AtomicBool,
+    tainted: AtomicBool,
+    spares: Mutex<Vec<Session>>,
+}
+
+impl Database {
+    /// Opens (and creates, where it does not exist) the database on the leader.
+    pub(crate) fn open(
+        name: &str,
+        connector: Arc<Connector>,
+        wake: Arc<WakeSlot>,
+        deadline: Instant,
+    ) -> Result<Self> {
+        let mut session = Session::new(Arc::clone(&connector), name.to_owned(), Arc::clone(&wake));
+        session.open(deadline)?;
+        Ok(Self {
+            name: name.to_owned(),
+            connector,
+            wake,
+            session: Mutex::new(session),
+            private: AtomicBool::new(false),
+            tainted: AtomicBool::new(false),
+            spares: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Runs all statements of `sql` and reports what the last one of them that changes rows changed.
+    pub(crate) fn exec(&self, sql: &str, deadline: Instant) -> Result<Changes> {
+        let mut changes = Changes::default();
+        let mut session = self.lock(deadline)?;
+        for statement in statements(sql) {
+            let done = session.exec(&statement, deadline);
+            self.note(&session, &statement);
+            let done = done?;
+            if matches!(statement.kind, Sql::Insert | Sql::Change) {
+                changes = done;
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The rows of the one statement in `sql` as a JSON array of objects; of none: `[]`.
+    pub(crate) fn query(&self, sql: &str, deadline: Instant) -> Result<Vec<u8>> {
+        let mut json = JsonArray::new();
+        let mut all = statements(sql);
+        if let Some(statement) = all.next() {
+            if all.next().is_some() {
+                return Err(Error::sql(
+                    SQLITE_ERROR,
+                    "a query is one statement, and this text holds more: use exec for scripts",
+                ));
+            }
+            self.fetch(&statement, &mut |rows| garbled(json.part(rows)), deadline)?;
+        }
+        Ok(json.finish())
+    }
+
+    fn fetch(&self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Result<()> {
+        if let Some(mut session) = self.session.try_lock() {
+            return self.fetch_on(&mut session, statement, sink, deadline);
+        }
+        if statement.spare && !self.private.load(Ordering::Acquire) && !self.tainted.load(Ordering::Acquire) {
+            let spare = self.spares.lock().pop();
+            let mut spare = spare.unwrap_or_else(|| {
+                Session::new(Arc::clone(&self.connector), self.name.clone(), Arc::clone(&self.wake))
+            });
+            let fetched = spare.query(statement, sink, deadline);
+            let mut spares = self.spares.lock();
+            if spares.len() < limits::SPARES {
+                spares.push(spare);
+            }
+            return fetched;
+        }
+        let mut session = self.lock(deadline)?;
+        self.fetch_on(&mut session, statement, sink, deadline)
+    }
+
+    fn fetch_on(
+        &self,
+        session: &mut Session,
+        statement: &Statement<'_>,
+        sink: Sink<'_>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let fetched = session.query(statement, sink, deadline);
+        self.note(session, statement);
+        fetched
+    }
+
+    /// Keeps what other threads have to know of the session without its lock.
+    fn note(&self, session: &Session, statement: &Statement<'_>) {
+        self.private.store(session.in_transaction(), Ordering::Release);
+        if statement.taints_session() {
+            self.tainted.store(true, Ordering::Release);
+        }
+    }
+
+    fn lock(&self, deadline: Instant) -> Result<MutexGuard<'_, Session>> {
+        let session = self.session.try_lock_until(deadline).ok_or_else(|| {
+            Error::new(
+                Kind::Timeout,
+                format!("other threads kept the database {:?} of this handle busy until the deadline", self.name),
+            )
+        })?;
+        self.wake.check()?;
+        Ok(session)
+    }
+}
+
+/// Refuses names that the engine or the file formats around it cannot carry.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let reason = if name.is_empty() {
+        "is empty"
+    } else if name.len() > limits::DATABASE_NAME {
+        "is longer than 200 bytes"
+    } else if name.contains(['/', ':', '?']) {
+        "contains '/', ':' or '?', and a database is a name, not a path"
+    } else if name.chars().any(char::is_control) {
+        "contains a control character"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!("db_name {name:?} {reason}; use a plain name such as app.db")))
+}
+
+fn garbled(part: std::result::Result<(), crate::wire::Malformed>) -> Result<()> {
+    part.map_err(|fault| Error::internal(format!("the rows make no sense: {fault}")))
+}

@@ -1,0 +1,6 @@
+//! The door with real sockets, in front of stand-ins for the engine.
+
+mod flow;
+mod harness;
+mod limits;
+mod requests;

@@ -1,0 +1,167 @@
+//! Bytes in both directions: large, slow, and cut short.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+use super::harness::*;
+use crate::door::Limits;
+use crate::net::local_address;
+use crate::wire::{Params, Request};
+
+const LARGE: usize = 96 << 20;
+
+fn pattern(position: usize) -> u8 {
+    (position % 253) as u8
+}
+
+/// Writes `LARGE` bytes as the answer, and notes when nobody takes them.
+fn answer_large(stream: &mut UnixStream, log: &Log) {
+    stream.read_exact(&mut [0; 24]).unwrap();
+    stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut at = 0;
+    while at < LARGE {
+        let chunk: Vec<u8> = (at..LARGE.min(at + 50_000)).map(pattern).collect();
+        match stream.write(&chunk) {
+            Ok(count) => {
+                at += count;
+                log.written.store(at, Ordering::SeqCst);
+                log.blocked.store(false, Ordering::SeqCst);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => log.blocked.store(true, Ordering::SeqCst),
+            Err(_) => return,
+        }
+    }
+    let _ = stream.read(&mut [0]);
+}
+
+#[test]
+fn a_slow_reader_gets_everything_and_holds_little() {
+    let setup = Setup::new(Limits::default(), answer_large);
+    let mut client = setup.client();
+    client.write_all(&hello(&[Request::Leader])).unwrap();
+    let log = &setup.engine.log;
+    wait_until("the engine is held back", || log.blocked.load(Ordering::SeqCst));
+    // The kernel's buffers may take some megabytes, the door only its limit.
+    assert!(log.written.load(Ordering::SeqCst) < LARGE / 3);
+    let mut buffer = vec![0; 1 << 16];
+    let mut at = 0;
+    while at < LARGE {
+        let count = client.read(&mut buffer).unwrap();
+        assert!(count > 0, "ended after {at} bytes");
+        for (offset, byte) in buffer[..count].iter().enumerate() {
+            assert!(*byte == pattern(at + offset), "wrong byte at {}", at + offset);
+        }
+        at += count;
+    }
+    assert_eq!(at, LARGE);
+}
+
+#[test]
+fn a_client_that_vanishes_in_an_answer_ends_the_engines_connection() {
+    let setup = Setup::new(Limits::default(), answer_large);
+    let mut client = setup.client();
+    client.write_all(&hello(&[Request::Leader])).unwrap();
+    client.read_exact(&mut [0; 1000]).unwrap();
+    drop(client);
+    wait_until("the engine's connection ends", || setup.engine.log.ended() == 1);
+    assert!(setup.engine.log.written.load(Ordering::SeqCst) < LARGE);
+    wait_until("the door forgets it", || setup.door.stats().open == 0);
+}
+
+#[test]
+fn a_client_that_leaves_between_requests_ends_the_engines_connection() {
+    let setup = Setup::new(Limits::default(), echo);
+    setup.round_trip();
+    wait_until("the engine's connection ends", || setup.engine.log.ended() == 1);
+    wait_until("the door forgets it", || setup.door.stats().open == 0);
+}
+
+#[test]
+fn a_large_request_passes_whole() {
+    let setup = Setup::new(Limits::default(), listen_only);
+    let mut client = setup.client();
+    let sql = "x".repeat(40 << 20);
+    let mut sent = hello(&[Request::Leader]);
+    sent.extend(frames(&[Request::ExecSql { db: 0, sql: sql.as_bytes(), params: Params::NONE }]));
+    sent.extend(frames(&[Request::Leader]));
+    client.write_all(&sent).unwrap();
+    wait_until("it is there", || setup.engine.log.received.lock().len() >= sent.len());
+    assert!(*setup.engine.log.received.lock() == sent);
+    // Again and again on the same connection: nothing of it stays.
+    drop(client);
+    wait_until("the door forgets it", || setup.door.stats().open == 0);
+}
+
+/// Answers and closes.
+fn answer_and_close(stream: &mut UnixStream, _: &Log) {
+    stream.read_exact(&mut [0; 24]).unwrap();
+    let all: Vec<u8> = (0..1_000_000).map(pattern).collect();
+    stream.write_all(&all).unwrap();
+}
+
+#[test]
+fn when_the_engine_closes_the_client_gets_the_rest_and_the_end() {
+    let setup = Setup::new(Limits::default(), answer_and_close);
+    let mut client = setup.client();
+    client.write_all(&hello(&[Request::Leader, Request::Leader, Request::Leader])).unwrap();
+    let all = read_to_end(&mut client);
+    assert_eq!(all.len(), 1_000_000);
+    assert!(all.iter().enumerate().all(|(at, byte)| *byte == pattern(at)));
+    drop(client);
+    wait_until("the door forgets it", || setup.door.stats().open == 0);
+}
+
+#[test]
+fn without_an_engine_clients_are_closed() {
+    let (listener, name) = unused_name();
+    drop(listener);
+    let (door, at) = open(&name, Limits::default());
+    let mut client = client(at);
+    client.write_all(&hello(&[Request::Leader])).unwrap();
+    assert_eq!(read_to_end(&mut client), []);
+    wait_until("the door forgets it", || door.stats().open == 0);
+}
+
+#[test]
+fn a_full_backlog_of_the_engine_delays_and_does_not_fail() {
+    let (listener, name) = unused_name();
+    drop(listener);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    socket.bind(&local_address(&name).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let listener = UnixListener::from(socket);
+    let address = SocketAddr::from_abstract_name(&name[1..]).unwrap();
+    let filler = UnixStream::connect_addr(&address).unwrap();
+    let (door, at) = open(&name, Limits::default());
+    let mut clients: Vec<_> = (0..5).map(|_| client(at)).collect();
+    for client in &mut clients {
+        client.write_all(&hello(&[Request::Leader])).unwrap();
+    }
+    wait_until("they came in", || door.stats().accepted == 5);
+    let patient = std::thread::scope(|scope| {
+        let dialling = scope.spawn(|| door.dial(std::time::Instant::now() + PATIENCE));
+        listener.accept().unwrap();
+        drop(filler);
+        let mut answered = 0;
+        while answered < 5 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            if (&mut stream).take(24).read_to_end(&mut request).is_ok() && request.len() == 24 {
+                stream.write_all(&request).unwrap();
+                answered += 1;
+            }
+        }
+        drop(listener);
+        dialling.join().unwrap()
+    });
+    assert!(patient.is_ok(), "{patient:?}");
+    for client in &mut clients {
+        client.read_exact(&mut [0; 24]).unwrap();
+    }
+}

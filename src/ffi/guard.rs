@@ -1,0 +1,123 @@
+//! What stands around every exported function: no panic passes, and a failure is remembered for `dqlitepy_last_error`.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::ffi::{c_char, c_int};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::thread;
+
+use crate::engine::fork;
+use crate::error::{Error, Result};
+use crate::ffi::{alloc, ret};
+
+thread_local! {
+    static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs the body of an exported function and turns its result into a code.
+pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> c_int {
+    match caught(body) {
+        Ok(()) => ret::DQLITEPY_OK,
+        Err(error) => {
+            remember(&error);
+            ret::code(&error)
+        }
+    }
+}
+
+/// The same for a function that returns a value instead of a code; `otherwise` on failure.
+pub(super) fn guard_value<T>(otherwise: T, body: impl FnOnce() -> Result<T>) -> T {
+    caught(body).unwrap_or_else(|error| {
+        remember(&error);
+        otherwise
+    })
+}
+
+/// A fresh copy of this thread's last error, or NULL.
+pub(super) fn last_error() -> *mut c_char {
+    LAST_ERROR
+        .try_with(|last| last.borrow().clone())
+        .ok()
+        .flatten()
+        .map_or(std::ptr::null_mut(), |text| alloc::into_c_string(text.into_bytes()))
+}
+
+fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    silence_panics();
+    let _ = INSIDE.try_with(|inside| inside.set(true));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        fork::check()?;
+        body()
+    }));
+    let _ = INSIDE.try_with(|inside| inside.set(false));
+    outcome.unwrap_or_else(|payload| {
+        Err(Error::internal(format!(
+            "a bug in libdqlitepy: {}; please report it",
+            panic_text(payload.as_ref())
+        )))
+    })
+}
+
+fn remember(error: &Error) {
+    let text = error.message().replace('\0', " ");
+    // A thread that is ending has no place for it any more.
+    let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = Some(text));
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "a panic without a message",
+    }
+}
+
+/// The host's stderr is not ours. Rust's runtime is private to this library, so the hook touches nobody else's.
+fn silence_panics() {
+    static SILENCED: Once = Once::new();
+    SILENCED.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let inside = INSIDE.try_with(Cell::get).unwrap_or(true);
+            let ours = thread::current().name().is_some_and(|name| name.starts_with("dqlite-"));
+            if !inside && !ours {
+                usual(info);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn text() -> Option<String> {
+        LAST_ERROR.with(|last| last.borrow().clone())
+    }
+
+    #[test]
+    fn a_panic_becomes_a_code_and_a_message() {
+        assert_eq!(guard(|| panic!("{} of them", 3)), ret::DQLITEPY_INTERNAL);
+        assert!(text().unwrap().contains("3 of them"));
+        assert_eq!(guard_value(7, || panic!("static")), 7);
+        assert!(text().unwrap().contains("static"));
+    }
+
+    #[test]
+    fn the_last_error_stays_until_the_next_one_and_belongs_to_its_thread() {
+        assert_eq!(guard(|| Err(Error::new(Kind::NotFound, "a\0b"))), ret::DQLITEPY_NOTFOUND);
+        assert_eq!(guard(|| Ok(())), ret::DQLITEPY_OK);
+        assert_eq!(text().as_deref(), Some("a b"));
+        assert_eq!(thread::spawn(text).join().unwrap(), None);
+    }
+
+    #[test]
+    fn sqlite_codes_are_reduced_to_their_primary_part() {
+        for (extended, expected) in [(1, 1001), (2067, 1019), (517, 1005), (0, 1001), (1005, 1001), (10250, 1010)] {
+            assert_eq!(guard(|| Err(Error::sql(extended, "x"))), expected);
+        }
+    }
+}

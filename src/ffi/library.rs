@@ -1,0 +1,73 @@
+//! Functions that need no handle.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use crate::engine;
+use crate::ffi::guard::{guard_value, last_error};
+use crate::ffi::{alloc, args, dqlitepy_node_id};
+
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => panic!("a package version holds no NUL"),
+};
+
+/// The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.
+///
+/// NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it.
+/// Since 0.1.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_last_error() -> *mut c_char {
+    last_error()
+}
+
+/// Frees a string that a function of this library returned.
+///
+/// `ptr` may be NULL; otherwise it must come from this library and not be used again. The result of
+/// dqlitepy_version_string is static and left alone. Since 0.1.0.
+///
+/// # Safety
+/// As said.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dqlitepy_free(ptr: *mut c_void) {
+    if ptr.cast_const() != VERSION.as_ptr().cast() {
+        // SAFETY: the caller's promise.
+        unsafe { alloc::free(ptr) };
+    }
+}
+
+/// An id for the node at `address`: always the same one for the same text, never 0, 1 or go-dqlite's bootstrap id.
+///
+/// `address` is a NUL-terminated UTF-8 string. Returns 0, and sets the last error, if it is NULL or not UTF-8.
+/// Does not block. Since 0.1.0.
+///
+/// # Safety
+/// `address` is NULL or a NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dqlitepy_generate_node_id(address: *const c_char) -> dqlitepy_node_id {
+    guard_value(0, || {
+        // SAFETY: the caller's promise.
+        engine::generate_id(unsafe { args::text(address, "address") }?)
+    })
+}
+
+/// The version of this library as major * 10000 + minor * 100 + patch. Since 0.1.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_version_number() -> c_int {
+    const NUMBER: c_int = part(env!("CARGO_PKG_VERSION_MAJOR")) * 10_000
+        + part(env!("CARGO_PKG_VERSION_MINOR")) * 100
+        + part(env!("CARGO_PKG_VERSION_PATCH"));
+    NUMBER
+}
+
+/// The version of this library, such as "0.2.0". Static; not to be freed. Since 0.1.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_version_string() -> *mut c_char {
+    VERSION.as_ptr().cast_mut()
+}
+
+const fn part(text: &str) -> c_int {
+    match c_int::from_str_radix(text, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("a package version is made of numbers"),
+    }
+}

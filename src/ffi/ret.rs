@@ -1,0 +1,67 @@
+//! The numbers of the ABI; the only place that knows them.
+
+use std::ffi::c_int;
+
+use crate::error::{Error, Kind};
+
+/// The call succeeded.
+pub const DQLITEPY_OK: c_int = 0;
+/// Memory ran out.
+pub const DQLITEPY_NOMEM: c_int = 1;
+/// An argument, a file or a configuration is not acceptable.
+pub const DQLITEPY_INVALID: c_int = 2;
+/// The handle, node or object does not exist.
+pub const DQLITEPY_NOTFOUND: c_int = 3;
+/// The call is not allowed now: not running, running already, no database open, a forked child.
+pub const DQLITEPY_MISUSE: c_int = 4;
+/// No leader was found before the deadline; the message lists each node that was asked, with its own reason.
+pub const DQLITEPY_NOLEADER: c_int = 5;
+/// The node or client was stopped or destroyed during the call.
+pub const DQLITEPY_SHUTDOWN: c_int = 6;
+/// The node is stopped.
+pub const DQLITEPY_STOPPED: c_int = 7;
+/// A failure of the operating system, the engine or this library; the message says which.
+pub const DQLITEPY_INTERNAL: c_int = 8;
+/// The deadline passed. Nothing was changed; a retry is safe. Since 0.2.0.
+pub const DQLITEPY_TIMEOUT: c_int = 100;
+/// It is not known whether the statement was applied: look before you repeat it. Since 0.2.0.
+pub const DQLITEPY_UNKNOWN: c_int = 101;
+/// The connection was lost. Nothing was changed; a retry is safe. Since 0.2.0.
+pub const DQLITEPY_RETRY: c_int = 102;
+/// The transaction is gone and nothing of it was kept; every call fails until ROLLBACK. Since 0.2.0.
+pub const DQLITEPY_TRANSACTION_LOST: c_int = 103;
+/// SQLite refused: this plus SQLite's primary result code, so 1001 is a syntax error or a missing table, 1005 "database is
+/// locked", 1019 a constraint. Since 0.2.0.
+pub const DQLITEPY_SQL: c_int = 1000;
+
+/// The node votes and holds the data.
+pub const DQLITEPY_VOTER: c_int = 0;
+/// The node holds the data and does not vote.
+pub const DQLITEPY_STANDBY: c_int = 1;
+/// The node is a member and holds no data.
+pub const DQLITEPY_SPARE: c_int = 2;
+
+pub(super) fn code(error: &Error) -> c_int {
+    match error.kind() {
+        Kind::Invalid => DQLITEPY_INVALID,
+        Kind::NotFound => DQLITEPY_NOTFOUND,
+        Kind::Misuse => DQLITEPY_MISUSE,
+        Kind::NoLeader => DQLITEPY_NOLEADER,
+        Kind::Shutdown => DQLITEPY_SHUTDOWN,
+        Kind::Stopped => DQLITEPY_STOPPED,
+        Kind::Internal => DQLITEPY_INTERNAL,
+        Kind::Timeout => DQLITEPY_TIMEOUT,
+        Kind::Unknown => DQLITEPY_UNKNOWN,
+        Kind::Retry => DQLITEPY_RETRY,
+        Kind::TransactionLost => DQLITEPY_TRANSACTION_LOST,
+        Kind::Sql => sql_code(error.sqlite_code()),
+    }
+}
+
+/// dqlite's own codes lie above 1000 and have no primary part. [protocol 8]
+fn sql_code(extended: c_int) -> c_int {
+    match extended {
+        0 | 1001..=1005 => DQLITEPY_SQL + 1,
+        extended => DQLITEPY_SQL + (extended & 0xff),
+    }
+}

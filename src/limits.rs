@@ -1,0 +1,31 @@
+//! Every bound of the library, with its reason.
+
+use std::time::Duration;
+
+/// What a call on a node may take in all. Long enough for a large transaction on a slow disk, short enough that a caller
+/// who has no other thread gets an answer; `dqlitepy_node_set_timeout` changes it.
+pub(crate) const NODE_CALL: Duration = Duration::from_secs(30);
+
+/// What a call on a client may take in all, finding the leader included.
+pub(crate) const CLIENT_CALL: Duration = Duration::from_secs(10);
+
+/// How long one node may take to say who leads. A host that swallows packets must not use up the whole call.
+pub(crate) const PROBE: Duration = Duration::from_secs(2);
+
+/// How long the engine may take to stop before the caller gets its thread back.
+pub(crate) const STOP: Duration = Duration::from_secs(30);
+
+/// What other threads of one handle may wait for, in the engine's queue of writers.
+pub(crate) const BUSY_TIMEOUT_MS: u32 = 5_000;
+
+/// Latencies that the engine accepts, in milliseconds.
+pub(crate) const LATENCY_MS: std::ops::RangeInclusive<u32> = 1..=3_600_000;
+
+/// The engine copies the name into a fixed path buffer; what is longer closes the connection without a word.
+pub(crate) const DATABASE_NAME: usize = 200;
+
+/// A response's header could announce 32 GiB. Two of SQLite's largest values fit in this, and no sane row is larger.
+pub(crate) const RESPONSE: u64 = 2 << 30;
+
+/// Sessions that one handle keeps for reads while its main one is busy.
+pub(crate) const SPARES: usize = 16;

@@ -1,0 +1,11 @@
+//! Addresses, listening, connecting, and byte streams with deadlines. Knows nothing of what the bytes mean.
+
+mod addr;
+mod listen;
+mod stream;
+pub(crate) mod sys;
+
+pub(crate) use addr::{Address, parse_csv};
+pub(crate) use listen::listen;
+pub(crate) use stream::{Cause, Stream, UNACKNOWLEDGED, Waker, local_address, tune_tcp};
+pub(crate) use stream::dial;

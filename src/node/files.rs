@@ -1,0 +1,246 @@
+//! The files that a node keeps beside the engine's: who it is and who the others are, in go-dqlite's format, so that a
+//! data directory can change hands. [app-behaviour 3]
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+const INFO: &str = "info.yaml";
+const CLUSTER: &str = "cluster.yaml";
+const LOCK: &str = "dqlite-lock";
+
+/// A node as the files name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+    pub(crate) role: u64,
+}
+
+/// Reads info.yaml; None if there is none.
+pub(crate) fn load_info(dir: &Path) -> Result<Option<Entry>> {
+    let path = dir.join(INFO);
+    let Some(text) = read(&path)? else {
+        return Ok(None);
+    };
+    let damaged = |reason: &str| {
+        Error::internal(format!(
+            "{} {reason}: it says which node this directory belongs to. Restore it from a copy (three lines: ID, \
+             Address, Role), or start with an empty directory and join the cluster anew",
+            path.display()
+        ))
+    };
+    match parse(&text).map_err(|reason| damaged(&reason))?.as_slice() {
+        [entry] if entry.id != 0 && !entry.address.is_empty() => Ok(Some(entry.clone())),
+        _ => Err(damaged("is damaged")),
+    }
+}
+
+pub(crate) fn store_info(dir: &Path, entry: &Entry) -> Result<()> {
+    replace(dir, INFO, &mapping(entry, ""))
+}
+
+pub(crate) fn store_cluster(dir: &Path, entries: &[Entry]) -> Result<()> {
+    let mut text = String::new();
+    for entry in entries {
+        let lines = mapping(entry, "  ");
+        text.push('-');
+        text.push_str(lines.get(1..).unwrap_or_default());
+    }
+    replace(dir, CLUSTER, if text.is_empty() { "[]\n" } else { &text })
+}
+
+/// Whether raft has written anything here, so that a bootstrap would fork history.
+pub(crate) fn has_raft_state(dir: &Path) -> Result<bool> {
+    Ok(list(dir)?.iter().any(|name| {
+        matches!(name.as_str(), "metadata1" | "metadata2")
+            || name.starts_with("open-")
+            || name.starts_with("snapshot-")
+            || name.split_once('-').is_some_and(|(first, last)| is_index(first) && is_index(last))
+    }))
+}
+
+fn is_index(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The names in a directory.
+pub(crate) fn list(dir: &Path) -> Result<Vec<String>> {
+    let failed = |error: std::io::Error| Error::internal(format!("reading the directory {}: {error}", dir.display()));
+    fs::read_dir(dir)
+        .map_err(failed)?
+        .map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// What `make_dir` had to create, outermost first.
+#[derive(Default)]
+pub(crate) struct Created(Vec<PathBuf>);
+
+impl Created {
+    /// Takes back what is still empty.
+    pub(crate) fn undo(self) {
+        for dir in self.0.iter().rev() {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Sees to it that the directory is there, readable by its owner only if it is new, and writable.
+pub(crate) fn make_dir(dir: &Path) -> Result<Created> {
+    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+    let mut created: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+    created.reverse();
+    let created = Created(created);
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    if let Err(error) = made.map_err(|error| describe(dir, &error)).and_then(|()| check_writable(dir)) {
+        created.undo();
+        return Err(error);
+    }
+    Ok(created)
+}
+
+/// Refuses, before anything is written, a data directory that cannot work.
+pub(crate) fn check_dir(dir: &Path) -> Result<()> {
+    match fs::metadata(dir) {
+        Ok(found) if found.is_dir() => check_writable(dir),
+        Ok(_) => Err(Error::invalid(format!("data_dir {} is not a directory", dir.display()))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(describe(dir, &error)),
+    }
+}
+
+fn check_writable(dir: &Path) -> Result<()> {
+    // A file without a name: it needs the same rights as the engine's files, and leaves nothing.
+    match OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(dir) {
+        Ok(_) => Ok(()),
+        // Some file systems have no such files; the engine will find out.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+        Err(error) => Err(describe(dir, &error)),
+    }
+}
+
+fn describe(dir: &Path, error: &std::io::Error) -> Error {
+    Error::invalid(format!(
+        "data_dir {} cannot be used: {error}; name a directory that this process may create or write to",
+        dir.display()
+    ))
+}
+
+/// Fails if another node, of this process or another, runs on the directory. The engine takes the lock later and for
+/// good; asking first means that nothing was touched.
+pub(crate) fn check_unlocked(dir: &Path) -> Result<()> {
+    let Ok(file) = File::open(dir.join(LOCK)) else {
+        return Ok(());
+    };
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => Err(in_use(dir)),
+        // Closing the file ends a lock that we got.
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn in_use(dir: &Path) -> Error {
+    Error::internal(format!(
+        "data_dir {} is in use by another node (in this or another process); stop that node first",
+        dir.display()
+    ))
+}
+
+fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::internal(format!("reading {}: {error}", path.display()))),
+    }
+}
+
+/// Writes a file so that after a crash there is the old one or the new one, whole.
+fn replace(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let path = dir.join(name);
+    let temporary = dir.join(format!(".{name}.new"));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        Error::internal(format!("writing {}: {error}", path.display()))
+    })
+}
+
+fn mapping(entry: &Entry, indent: &str) -> String {
+    format!(
+        "{indent}ID: {}\n{indent}Address: {}\n{indent}Role: {}\n",
+        entry.id,
+        scalar(&entry.address),
+        entry.role
+    )
+}
+
+/// Quotes what YAML would not read plainly, as Go's library does.
+fn scalar(text: &str) -> String {
+    let plain = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if plain {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+}
+
+/// Reads a mapping or a sequence of mappings of scalars. Missing keys are zero, unknown ones are ignored; more YAML than
+/// that is in neither file.
+fn parse(text: &str) -> std::result::Result<Vec<Entry>, String> {
+    let mut entries = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let bad = || format!("is damaged in line {}", number + 1);
+        let line = line.trim_end();
+        if line.trim_start().is_empty() || line.trim_start().starts_with('#') || matches!(line, "---" | "[]") {
+            continue;
+        }
+        let pair = match line.strip_prefix("- ") {
+            Some(rest) => {
+                entries.push(Entry::default());
+                rest
+            }
+            None => line,
+        };
+        if entries.is_empty() {
+            entries.push(Entry::default());
+        }
+        let (key, value) = pair.trim().split_once(':').ok_or_else(bad)?;
+        let value = unquote(value.trim());
+        let Some(entry) = entries.last_mut() else {
+            return Err(bad());
+        };
+        match key {
+            "ID" => entry.id = value.parse().map_err(|_| bad())?,
+            "Address" => entry.address = value,
+            "Role" => entry.role = value.parse().map_err(|_| bad())?,
+            _ => {}
+        }
+    }
+    Ok(entries)
+}
+
+fn unquote(text: &str) -> String {
+    let inner = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    if let Some(text) = inner('\'') {
+        return text.replace("''", "'");
+    }
+    if let Some(text) = inner('"') {
+        return text.replace("\\\"", "\"").replace("\\\\", "\\");
+    }
+    // A comment needs a blank before it.
+    text.split(" #").next().unwrap_or_default().trim_end().to_owned()
+}
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

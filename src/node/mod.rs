@@ -1,0 +1,264 @@
+//! A node as one handle sees it: configured, running, stopped. Several handles may stand for one running node.
+
+mod files;
+mod instance;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::client::Connector;
+use crate::db::{self, Changes, Database, WakeSlot};
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::net::Address;
+use crate::node::instance::Instance;
+
+/// What a node is made of. The options can be set until it starts.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) id: u64,
+    pub(crate) address: Address,
+    pub(crate) dir: PathBuf,
+    /// The members of the cluster to start or to join; empty for a node that is its own cluster.
+    pub(crate) cluster: Vec<Address>,
+    /// Where to listen, if not at the address.
+    pub(crate) bind: Option<Address>,
+    pub(crate) options: Options,
+}
+
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) auto_recovery: bool,
+    pub(crate) busy_timeout_ms: u32,
+    pub(crate) snapshot_compression: bool,
+    pub(crate) network_latency_ms: Option<u32>,
+    pub(crate) call_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            auto_recovery: true,
+            busy_timeout_ms: limits::BUSY_TIMEOUT_MS,
+            snapshot_compression: true,
+            network_latency_ms: None,
+            call_timeout: limits::NODE_CALL,
+        }
+    }
+}
+
+pub(crate) struct Node {
+    config: Mutex<Config>,
+    phase: Mutex<Phase>,
+    /// Held through start, stop and destroy, which exclude each other.
+    changing: Mutex<()>,
+}
+
+enum Phase {
+    Configured,
+    Running(Arc<Running>),
+    Stopped,
+    Destroyed,
+}
+
+/// A handle's share of a running node.
+struct Running {
+    instance: Arc<Instance>,
+    connector: Arc<Connector>,
+    wake: Arc<WakeSlot>,
+    databases: Mutex<HashMap<String, Arc<Database>>>,
+    current: Mutex<Option<Arc<Database>>>,
+    call_timeout: Duration,
+    /// Read-held by every call, so that stop and destroy can wait for the last one to leave.
+    calls: RwLock<()>,
+}
+
+impl Node {
+    /// Checks what can be checked without touching the disk or the network.
+    pub(crate) fn new(id: u64, address: &str, dir: &str, cluster: Vec<Address>) -> Result<Self> {
+        if id == 0 {
+            return Err(Error::invalid("id 0 is no node id; use dqlitepy_generate_node_id for one"));
+        }
+        if dir.is_empty() {
+            return Err(Error::invalid("data_dir is empty; name a directory"));
+        }
+        let config = Config {
+            id,
+            address: Address::parse_node(address, "address")?,
+            dir: std::path::absolute(dir).map_err(|error| Error::invalid(format!("data_dir {dir:?}: {error}")))?,
+            cluster,
+            bind: None,
+            options: Options::default(),
+        };
+        files::check_dir(&config.dir)?;
+        Ok(Self {
+            config: Mutex::new(config),
+            phase: Mutex::new(Phase::Configured),
+            changing: Mutex::new(()),
+        })
+    }
+
+    /// Changes the configuration of a node that does not run.
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut Config) -> Result<()>) -> Result<()> {
+        if let Phase::Running(running) = &*self.phase.lock() {
+            return Err(Error::misuse(format!(
+                "the node at {} is running; its options can be set before start only",
+                running.instance.address()
+            )));
+        }
+        change(&mut self.config.lock())
+    }
+
+    /// Starts the node, or attaches to it if it runs in this process already.
+    pub(crate) fn start(&self) -> Result<()> {
+        let _changing = self.changing.lock();
+        match &*self.phase.lock() {
+            Phase::Running(running) => {
+                return Err(Error::misuse(format!("the node at {} is running already", running.instance.address())));
+            }
+            Phase::Destroyed => return Err(destroyed()),
+            Phase::Configured | Phase::Stopped => {}
+        }
+        let config = self.config.lock().clone();
+        let instance = match Instance::running_on(&config.dir) {
+            Some(instance) => attach(&config, instance)?,
+            None => Instance::start(&config)?,
+        };
+        let wake = Arc::new(WakeSlot::default());
+        instance.register(&wake)?;
+        let running = Running {
+            connector: Arc::new(instance.connector(config.cluster.clone())),
+            instance,
+            wake,
+            databases: Mutex::new(HashMap::new()),
+            current: Mutex::new(None),
+            call_timeout: config.options.call_timeout,
+            calls: RwLock::new(()),
+        };
+        *self.phase.lock() = Phase::Running(Arc::new(running));
+        Ok(())
+    }
+
+    /// Gives the lead away, if there is anybody to take it.
+    pub(crate) fn handover(&self) -> Result<()> {
+        self.call(|running| {
+            let members = running.instance.members()?;
+            if members.iter().all(|member| member.id == running.instance.id()) {
+                return Ok(());
+            }
+            Err(Error::misuse("handing over to other members is not supported by this version"))
+        })
+    }
+
+    /// Stops the node, for all its handles. It can be started again.
+    pub(crate) fn stop(&self) -> Result<()> {
+        let _changing = self.changing.lock();
+        let deadline = Instant::now() + limits::STOP;
+        let running = self.running()?;
+        *self.phase.lock() = Phase::Stopped;
+        let stopped = Error::new(
+            Kind::Shutdown,
+            format!("the node at {} was stopped during the call", running.instance.address()),
+        );
+        running.end_calls(stopped, deadline);
+        running.instance.stop(deadline)
+    }
+
+    /// Ends the handle's calls; the node itself stops with its last handle.
+    pub(crate) fn destroy(&self) {
+        let _changing = self.changing.lock();
+        let phase = std::mem::replace(&mut *self.phase.lock(), Phase::Destroyed);
+        if let Phase::Running(running) = phase {
+            running.end_calls(destroyed(), Instant::now() + limits::STOP);
+        }
+    }
+
+    /// Makes the database the one that exec and query work on.
+    pub(crate) fn open_db(&self, name: &str) -> Result<()> {
+        db::check_name(name)?;
+        self.call(|running| {
+            let known = running.databases.lock().get(name).cloned();
+            let database = match known {
+                Some(database) => database,
+                None => running.open_db(name)?,
+            };
+            *running.current.lock() = Some(database);
+            Ok(())
+        })
+    }
+
+    pub(crate) fn exec(&self, sql: &str) -> Result<Changes> {
+        self.call(|running| running.database()?.exec(sql, running.deadline()))
+    }
+
+    pub(crate) fn query(&self, sql: &str) -> Result<Vec<u8>> {
+        self.call(|running| running.database()?.query(sql, running.deadline()))
+    }
+
+    /// The frame around every call on a running node.
+    fn call<T>(&self, call: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
+        let running = self.running()?;
+        let _inside = running.calls.read();
+        running.wake.check()?;
+        running.instance.check()?;
+        call(&running).map_err(|error| running.instance.explain(error))
+    }
+
+    fn running(&self) -> Result<Arc<Running>> {
+        match &*self.phase.lock() {
+            Phase::Running(running) => Ok(Arc::clone(running)),
+            Phase::Configured => Err(Error::misuse("the node is not running: call dqlitepy_node_start first")),
+            Phase::Stopped => Err(Error::new(Kind::Stopped, "the node is stopped")),
+            Phase::Destroyed => Err(destroyed()),
+        }
+    }
+}
+
+impl Running {
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.call_timeout
+    }
+
+    fn open_db(&self, name: &str) -> Result<Arc<Database>> {
+        let opened = Database::open(
+            name,
+            Arc::clone(&self.connector),
+            Arc::clone(&self.wake),
+            self.deadline(),
+        )?;
+        Ok(Arc::clone(self.databases.lock().entry(name.to_owned()).or_insert_with(|| Arc::new(opened))))
+    }
+
+    fn database(&self) -> Result<Arc<Database>> {
+        let current = self.current.lock().clone();
+        current.ok_or_else(|| Error::misuse("no database is open on this node: call dqlitepy_node_open_db first"))
+    }
+
+    /// Wakes the calls in flight and waits until they have left.
+    fn end_calls(&self, why: Error, deadline: Instant) {
+        self.wake.close(why);
+        let _ = self.calls.try_write_until(deadline);
+    }
+}
+
+/// A node that runs in this process is joined, not started a second time, if it is the one that was asked for.
+fn attach(config: &Config, instance: Arc<Instance>) -> Result<Arc<Instance>> {
+    let same_host = config.address.port() == 0 && instance.address().starts_with(&config.address.host());
+    if config.address.to_string() != instance.address() && !same_host {
+        return Err(Error::invalid(format!(
+            "data_dir {} is in use by the node {} at {} of this process",
+            config.dir.display(),
+            instance.id(),
+            instance.address()
+        )));
+    }
+    Ok(instance)
+}
+
+fn destroyed() -> Error {
+    Error::new(Kind::Shutdown, "the node was destroyed during the call")
+}

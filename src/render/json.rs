@@ -1,0 +1,230 @@
+//! Rows as a JSON array of objects.
+//!
+//! The output is always valid UTF-8 and loses nothing: a byte that is no part of valid UTF-8
+//! becomes an escape from `\udc80` to `\udcff`, of which Python's surrogateescape makes the byte
+//! again.
+
+use super::time::{Stamp, from_unix};
+use crate::wire::{Malformed, Rows, Value};
+
+/// The rows of one result, part by part, in one growing buffer.
+#[derive(Default)]
+pub(crate) struct JsonArray {
+    out: Vec<u8>,
+    /// What stands before the value of each column: `,{"first":`, then `,"next":`.
+    keys: Vec<Box<[u8]>>,
+    rows: u64,
+}
+
+impl JsonArray {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes all rows of one part. After an error the array is of no use any more.
+    pub(crate) fn part(&mut self, rows: &mut Rows<'_>) -> Result<(), Malformed> {
+        // Every part repeats the names, which do not change within one result.
+        if self.keys.len() != rows.columns() {
+            self.keys = rows
+                .names()
+                .enumerate()
+                .map(|(i, name)| key(name, i == 0))
+                .collect();
+        }
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        while rows.next_row()? {
+            for key in &self.keys {
+                self.out.extend_from_slice(key);
+                value(&mut self.out, rows.next_value()?);
+            }
+            self.out.push(b'}');
+            self.rows += 1;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn row_count(&self) -> u64 {
+        self.rows
+    }
+
+    /// The bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        match self.out.first_mut() {
+            // The comma before the first row.
+            Some(comma) => *comma = b'[',
+            None => self.out.push(b'['),
+        }
+        self.out.push(b']');
+        self.out
+    }
+}
+
+/// The members of a cluster as dqlitepy reads them: id, address, role.
+pub(crate) fn members<'a>(list: impl IntoIterator<Item = (u64, &'a str, u64)>) -> Vec<u8> {
+    let mut out = vec![b'['];
+    let mut digits = itoa::Buffer::new();
+    for (id, address, role) in list {
+        if out.len() > 1 {
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(b"{\"id\": ");
+        out.extend_from_slice(digits.format(id).as_bytes());
+        out.extend_from_slice(b", \"address\": ");
+        string(&mut out, address.as_bytes());
+        out.extend_from_slice(b", \"role\": ");
+        out.extend_from_slice(digits.format(role).as_bytes());
+        out.push(b'}');
+    }
+    out.push(b']');
+    out
+}
+
+fn key(name: &[u8], first: bool) -> Box<[u8]> {
+    let mut key = if first { b",{".to_vec() } else { b",".to_vec() };
+    string(&mut key, name);
+    key.push(b':');
+    key.into()
+}
+
+fn value(out: &mut Vec<u8>, value: Value<'_>) {
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Integer(n) => integer(out, n),
+        Value::Real(x) => real(out, x),
+        Value::Text(bytes) | Value::Blob(bytes) => string(out, bytes),
+        Value::Boolean(0) => out.extend_from_slice(b"false"),
+        Value::Boolean(_) => out.extend_from_slice(b"true"),
+        Value::UnixTime(seconds) => match from_unix(seconds) {
+            Some(text) => {
+                out.push(b'"');
+                out.extend_from_slice(&text);
+                out.push(b'"');
+            }
+            None => integer(out, seconds),
+        },
+        Value::Iso8601(bytes) => match Stamp::parse(bytes) {
+            Some(stamp) => {
+                out.push(b'"');
+                stamp.write(out);
+                out.push(b'"');
+            }
+            None => string(out, bytes),
+        },
+    }
+}
+
+fn integer(out: &mut Vec<u8>, n: i64) {
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
+}
+
+/// The shortest digits that read back as the same number. JSON has no infinity, but Python's parser
+/// makes one of a number that is too large.
+fn real(out: &mut Vec<u8>, x: f64) {
+    if x.is_finite() {
+        out.extend_from_slice(zmij::Buffer::new().format_finite(x).as_bytes());
+    } else if x.is_nan() {
+        out.extend_from_slice(b"null");
+    } else {
+        out.extend_from_slice(if x > 0.0 { b"9e999" } else { b"-9e999" });
+    }
+}
+
+fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    if is_plain(bytes) {
+        out.extend_from_slice(bytes);
+    } else {
+        escaped(out, bytes);
+    }
+    out.push(b'"');
+}
+
+/// ASCII that JSON takes as it is. The loop has no early exit, so it compiles to vector
+/// instructions.
+fn is_plain(bytes: &[u8]) -> bool {
+    bytes.iter().fold(true, |plain, &b| {
+        plain & (0x20..0x80).contains(&b) & (b != b'"') & (b != b'\\')
+    })
+}
+
+/// Kept apart so that the loop over rows stays small.
+#[inline(never)]
+fn escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    // Looking at the whole first is several times faster than going chunk by chunk.
+    if std::str::from_utf8(bytes).is_ok() {
+        return valid(out, bytes);
+    }
+    for chunk in bytes.utf8_chunks() {
+        valid(out, chunk.valid().as_bytes());
+        for &b in chunk.invalid() {
+            unicode_escape(out, *b"dc", b);
+        }
+    }
+}
+
+/// Valid UTF-8, of which only ASCII needs escapes.
+fn valid(out: &mut Vec<u8>, mut bytes: &[u8]) {
+    while let Some(n) = first_special(bytes) {
+        out.extend_from_slice(&bytes[..n]);
+        match ESCAPE[usize::from(bytes[n])] {
+            b'u' => unicode_escape(out, *b"00", bytes[n]),
+            letter => out.extend_from_slice(&[b'\\', letter]),
+        }
+        bytes = &bytes[n + 1..];
+    }
+    out.extend_from_slice(bytes);
+}
+
+/// Where the first byte stands that needs an escape. It is often near; looking at whole blocks pays
+/// only behind a run without any.
+fn first_special(bytes: &[u8]) -> Option<usize> {
+    let special = |b: &u8| ESCAPE[usize::from(*b)] != 0;
+    let (near, far) = bytes.split_at(bytes.len().min(16));
+    if let Some(n) = near.iter().position(special) {
+        return Some(n);
+    }
+    let (blocks, _) = far.as_chunks::<16>();
+    let clean = |block: &&[u8; 16]| {
+        block.iter().fold(true, |clean, &b| {
+            clean & (b >= 0x20) & (b != b'"') & (b != b'\\')
+        })
+    };
+    let skip = blocks.iter().take_while(clean).count() * 16;
+    let n = far[skip..].iter().position(special)?;
+    Some(near.len() + skip + n)
+}
+
+fn unicode_escape(out: &mut Vec<u8>, [a, b]: [u8; 2], byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
+    out.extend_from_slice(&[b'\\', b'u', a, b, high, low]);
+}
+
+/// What follows the backslash for each byte that needs one; `u` stands for the long form.
+const ESCAPE: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 0x20 {
+        table[i] = b'u';
+        i += 1;
+    }
+    table[b'\n' as usize] = b'n';
+    table[b'\t' as usize] = b't';
+    table[b'\r' as usize] = b'r';
+    table[0x08] = b'b';
+    table[0x0c] = b'f';
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    table
+};
+
+#[cfg(test)]
+#[path = "json_tests.rs"]
+mod tests;

@@ -1,0 +1,6 @@
+//! Rows as text for those who read JSON. Where the rows come from is not its business.
+
+mod json;
+mod time;
+
+pub(crate) use json::{JsonArray, members};
