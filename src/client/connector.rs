@@ -59,11 +59,14 @@ impl Connector {
             }
             *self.remembered.lock() = None;
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || reasons.iter().any(|(_, error)| error.kind() == Kind::Shutdown) {
+            if reasons.iter().any(|(_, error)| error.kind() == Kind::Shutdown) {
                 return Err(no_leader(&reasons));
             }
-            // Nodes that wait for the same leader must not knock in step.
-            thread::sleep(pause.min(left));
+            if left <= pause {
+                // A round without time would only hide the reasons of this one.
+                return Err(no_leader(&reasons));
+            }
+            thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

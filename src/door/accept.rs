@@ -1,8 +1,10 @@
 //! Taking connections in, also when the process has no descriptors left.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use crate::net::sys::{Epoll, EventFd, Interest};
 
@@ -13,8 +15,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Acceptor {
     listener: TcpListener,
     token: u64,
-    /// Given up to accept, and so to turn away, a connection when the process has no descriptor left. Otherwise the
-    /// waiting connection would wake us again and again.
+    /// Given up to accept, and so to turn away, a connection when the process has no descriptor
+    /// left. Otherwise the waiting connection would wake us again and again.
     reserve: Option<EventFd>,
     paused_until: Option<Instant>,
 }
@@ -54,7 +56,8 @@ impl Acceptor {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Arrival::Nothing,
             Err(error) => match error.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE) => self.turn_away(now, epoll),
-                // Errors of the network of the one connection, which accept(2) passes on, and a peer that gave up.
+                // Errors of the network of the one connection, which accept(2) passes on, and a
+                // peer that gave up.
                 Some(
                     libc::ECONNABORTED
                     | libc::EINTR
@@ -87,7 +90,10 @@ impl Acceptor {
     }
 
     fn pause(&mut self, now: Instant, epoll: &Epoll) -> Arrival {
-        if epoll.modify(&self.listener, self.token, Interest::NOTHING).is_ok() {
+        if epoll
+            .modify(&self.listener, self.token, Interest::NOTHING)
+            .is_ok()
+        {
             self.paused_until = Some(now + PAUSE);
         }
         Arrival::Nothing
@@ -98,9 +104,24 @@ impl Acceptor {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.reserve = self.reserve.take().or_else(|| EventFd::new().ok());
-            if epoll.modify(&self.listener, self.token, Interest::READ_LEVEL).is_err() {
+            if epoll
+                .modify(&self.listener, self.token, Interest::READ_LEVEL)
+                .is_err()
+            {
                 self.paused_until = Some(now + PAUSE);
             }
         }
     }
 }
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        // A forked child that holds a copy of the descriptor would otherwise keep the port
+        // listening, with nobody there.
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+#[path = "accept_tests.rs"]
+mod tests;

@@ -9,19 +9,13 @@ use std::time::{Duration, Instant};
 use crate::net::sys::Ready;
 use crate::wire::{self, Refused};
 
+use super::buffers::Backlog;
 use super::inbound::{Inbound, Step};
 use super::reactor::{Context, Token};
 use super::socket::{End, Read};
 
 /// How often both directions are served before the other connections get their turn.
 const ROUNDS: usize = 16;
-
-/// The rest of a request up to this size moves into the shared buffer when more arrives; a longer one has a buffer
-/// of its own, so that a request that comes byte by byte is not copied each time.
-const SMALL: usize = 4 << 10;
-
-/// The least and, for requests still shorter than it, the most that such a buffer grows by at a time.
-const GROWTH: std::ops::RangeInclusive<usize> = SMALL..=64 << 10;
 
 /// SQLite's code for running out of memory.
 const NO_MEMORY: u64 = 7;
@@ -34,12 +28,10 @@ pub(super) struct Connection {
     inbound: Inbound,
     outbound: Backlog,
     phase: Phase,
-    /// The client will send no more.
-    client_ended: bool,
     /// The door is full: there is room only for raft links.
     links_only: bool,
     deadline: Option<Instant>,
-    /// What of [`Context::collected`] is ours.
+    /// How much of [`Arrivals`] is accounted to it.
     collected: usize,
 }
 
@@ -47,8 +39,9 @@ pub(super) struct Connection {
 enum Phase {
     /// Requests in, answers out.
     Open,
-    /// No more requests. What may pass still does, then the engine is told that it was all; it closes when it has
-    /// answered it, and then come our own last words, which so never overtake an answer.
+    /// No more requests. What may pass still does, then the engine is told that it was all; it
+    /// closes when it has answered it, and then come our own last words, which so never overtake an
+    /// answer.
     Ending { last_words: Vec<u8>, told: bool },
     /// The engine has closed; the client takes what is left.
     Flushing,
@@ -74,32 +67,13 @@ enum Progress {
     Is(Fate),
 }
 
-/// Bytes for the client that it does not take yet.
-#[derive(Default)]
-struct Backlog {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Backlog {
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.sent..).unwrap_or_default()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rest().is_empty()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.sent += count;
-        if self.is_empty() {
-            *self = Self::default();
-        }
-    }
-}
-
 impl Connection {
-    pub(super) fn new(id: u64, client: TcpStream, links_only: bool, cx: &Context) -> io::Result<Self> {
+    pub(super) fn new(
+        id: u64,
+        client: TcpStream,
+        links_only: bool,
+        cx: &Context,
+    ) -> io::Result<Self> {
         let client = End::tcp(OwnedFd::from(client), Token::client(id), &cx.epoll)?;
         Ok(Self {
             id,
@@ -108,7 +82,6 @@ impl Connection {
             inbound: Inbound::new(),
             outbound: Backlog::default(),
             phase: Phase::Open,
-            client_ended: false,
             links_only,
             deadline: Some(cx.now + cx.limits.handshake),
             collected: 0,
@@ -149,7 +122,8 @@ impl Connection {
     /// Moves what can be moved.
     pub(super) fn serve(&mut self, cx: &mut Context) -> Fate {
         let fate = self.rounds(cx);
-        self.return_buffer(cx);
+        cx.arrivals
+            .take_back(&mut self.inbound, &mut self.collected);
         fate
     }
 
@@ -172,7 +146,10 @@ impl Connection {
 
     /// One step from the client towards the engine.
     fn inward(&mut self, cx: &mut Context) -> Progress {
-        if !self.inbound.passing().is_empty() && self.phase != Phase::Flushing && self.phase != Phase::Lingering {
+        if !self.inbound.passing().is_empty()
+            && self.phase != Phase::Flushing
+            && self.phase != Phase::Lingering
+        {
             return self.pass(cx);
         }
         match &mut self.phase {
@@ -204,14 +181,17 @@ impl Connection {
 
     /// Reads from the client and looks at what came.
     fn take_in(&mut self, cx: &mut Context) -> Progress {
-        if !self.make_room(cx) {
-            return self.refuse(cx, NO_MEMORY, "too much is arriving at this node at once, try again later");
+        if !cx.arrivals.lend(&mut self.inbound) {
+            return self.refuse(
+                cx,
+                NO_MEMORY,
+                "too much is arriving at this node at once, try again later",
+            );
         }
         match self.client.read(self.inbound.buffer()) {
             Read::Some => self.look(cx),
             Read::Nothing => Progress::Still,
             Read::End => {
-                self.client_ended = true;
                 self.inbound.forget_rest();
                 self.end(Vec::new(), cx)
             }
@@ -224,10 +204,7 @@ impl Connection {
                 Step::More => break,
                 Step::Request if self.links_only => return Self::turn_away(cx),
                 Step::Request => {}
-                Step::Link { id, address } if (cx.admit)(id, &address) => {
-                    self.inbound.admit();
-                    self.links_only = false;
-                }
+                Step::Link { id, address } if (cx.admit)(id, &address) => self.inbound.admit(),
                 Step::Link { .. } | Step::Stranger => return Self::turn_away(cx),
                 Step::Refused(Refused { code, message }) => return self.refuse(cx, code, &message),
             }
@@ -247,7 +224,8 @@ impl Connection {
             match cx.connect(Token::engine(self.id)) {
                 Ok(Some(engine)) => self.engine = Some(engine),
                 Ok(None) => return Progress::Is(Fate::Retry),
-                // The engine is gone; a client takes a closed connection as a reason to look for another node.
+                // The engine is gone; a client takes a closed connection as a reason to look for
+                // another node.
                 Err(_) => return Progress::Is(Fate::Close),
             }
         }
@@ -305,7 +283,7 @@ impl Connection {
     fn engine_ended(&mut self, cx: &mut Context) -> Progress {
         self.engine = None;
         if let Phase::Ending { last_words, .. } = mem::replace(&mut self.phase, Phase::Flushing) {
-            self.outbound.bytes.extend_from_slice(&last_words);
+            self.outbound.push(&last_words);
         }
         self.inbound = Inbound::new();
         self.set_deadline(cx.limits.drain, cx);
@@ -323,7 +301,7 @@ impl Connection {
             0
         };
         if let Some(rest) = cx.answers.get(written..).filter(|rest| !rest.is_empty()) {
-            self.outbound.bytes = rest.to_vec();
+            self.outbound.push(rest);
         }
         self.renew_deadline(cx);
         Progress::Moved
@@ -344,10 +322,8 @@ impl Connection {
         }
     }
 
+    /// Closes our direction; the client's end, which may have come already, is then the last thing.
     fn linger(&mut self, cx: &mut Context) -> Progress {
-        if self.client_ended {
-            return Progress::Is(Fate::Close);
-        }
         self.client.end_writes();
         self.phase = Phase::Lingering;
         self.set_deadline(cx.limits.linger, cx);
@@ -369,7 +345,8 @@ impl Connection {
         cx.wake_at(deadline);
     }
 
-    /// Something moved: the time for the next move starts anew. The handshake's time does not, nor that of lingering.
+    /// Something moved: the time for the next move starts anew. The handshake's time does not, nor
+    /// that of lingering.
     fn renew_deadline(&mut self, cx: &mut Context) {
         match self.phase {
             Phase::Open if self.inbound.in_handshake() || self.engine.is_none() => {}
@@ -383,51 +360,8 @@ impl Connection {
         }
     }
 
-    /// Sees to spare capacity in the inbound buffer; false = the door holds too much already.
-    fn make_room(&mut self, cx: &mut Context) -> bool {
-        let lacking = self.inbound.lacking();
-        let buffer = self.inbound.buffer();
-        if buffer.len() <= SMALL && cx.arrivals.capacity() > 0 {
-            cx.arrivals.clear();
-            cx.arrivals.extend_from_slice(buffer);
-            mem::swap(buffer, &mut cx.arrivals);
-            // Its few bytes are copied; the capacity of 0 says that the shared buffer is lent out.
-            cx.arrivals = Vec::new();
-            return true;
-        }
-        if buffer.capacity() > buffer.len() {
-            return true;
-        }
-        // Grows with what has arrived, not with what a header of eight bytes announces.
-        let growth = lacking.clamp(*GROWTH.start(), buffer.len().max(*GROWTH.end()));
-        cx.collected + growth <= cx.limits.collected && buffer.try_reserve_exact(growth).is_ok()
-    }
-
-    /// Gives the shared buffer back, keeping the start of a request that is not whole yet.
-    fn return_buffer(&mut self, cx: &mut Context) {
-        let buffer = self.inbound.buffer();
-        if cx.arrivals.capacity() == 0 {
-            let mut lent = mem::take(buffer);
-            if lent.len() > lent.capacity() / 2 {
-                *buffer = lent;
-            } else {
-                *buffer = lent.as_slice().to_vec();
-                lent.clear();
-                cx.arrivals = lent;
-            }
-            // Kept, dropped with the connection's other end, or grown for a long request: the next one gets a new one.
-            if cx.arrivals.capacity() != cx.limits.buffer {
-                cx.arrivals = Vec::with_capacity(cx.limits.buffer);
-            }
-        } else if buffer.is_empty() {
-            *buffer = Vec::new();
-        }
-        cx.collected = cx.collected + buffer.capacity() - self.collected;
-        self.collected = buffer.capacity();
-    }
-
     /// Frees what the connection holds of the door's budget.
     pub(super) fn release(&self, cx: &mut Context) {
-        cx.collected -= self.collected;
+        cx.arrivals.release(self.collected);
     }
 }

@@ -72,7 +72,8 @@ impl Inbound {
     pub(super) fn advance(&mut self, count: usize) {
         self.sent = self.passed.min(self.sent + count);
         if self.sent == self.passed {
-            // What is left is the start of a request, at most one read long unless it is the request itself.
+            // What is left is the start of a request, at most one read long unless it is the
+            // request itself.
             self.buffer.drain(..self.sent);
             self.seen -= self.sent;
             (self.sent, self.passed) = (0, 0);
@@ -113,7 +114,8 @@ impl Inbound {
             match self.version() {
                 None => return Step::More,
                 Some(false) => return Step::Stranger,
-                // Seen but not passed: the engine hears of a client only once that has said something valid.
+                // Seen but not passed: the engine hears of a client only once that has said
+                // something valid.
                 Some(true) => (self.seen, self.stage) = (WORD, Stage::First),
             }
         }
@@ -155,7 +157,10 @@ impl Inbound {
             return Step::Refused(refused);
         }
         if header.body_len() > limit {
-            let message = format!("a request of {} bytes, where at most {limit} are taken", header.body_len());
+            let message = format!(
+                "a request of {} bytes, where at most {limit} are taken",
+                header.body_len()
+            );
             return refuse(TOO_BIG, message);
         }
         let Some(body) = self.buffer.get(self.seen + WORD..end) else {
@@ -163,7 +168,9 @@ impl Inbound {
         };
         match Request::decode(header, body) {
             Err(refused) => Step::Refused(refused),
-            Ok(Request::Connect { id, address }) => self.link(id, str::from_utf8(address).map(str::to_owned), end),
+            Ok(Request::Connect { id, address }) => {
+                self.link(id, str::from_utf8(address).map(str::to_owned), end)
+            }
             Ok(_) => {
                 (self.seen, self.passed, self.stage) = (end, end, Stage::Requests);
                 Step::Request
@@ -174,7 +181,10 @@ impl Inbound {
     /// A raft link takes the whole connection, so it is the first request or none.
     fn link(&mut self, id: u64, address: Result<String, Utf8Error>, end: usize) -> Step {
         if self.stage != Stage::First {
-            return refuse(PARSE, "CONNECT: only the first request of a connection may be one");
+            return refuse(
+                PARSE,
+                "CONNECT: only the first request of a connection may be one",
+            );
         }
         let Ok(address) = address else {
             return refuse(PARSE, "CONNECT: address: not UTF-8");

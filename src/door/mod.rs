@@ -1,21 +1,25 @@
 //! The node's front door: what the network may say to the engine.
 //!
-//! The engine can be killed by a handful of bytes, so it listens only on an abstract socket of this process, and the
-//! node's address belongs to the door. A door accepts connections, checks the version word and every request whole,
-//! and passes on what is in order; answers go back unread. A connection whose first request is CONNECT is a raft link:
-//! if the node expects that peer, its bytes pass untouched from then on.
+//! The engine can be killed by a handful of bytes, so it listens only on an abstract socket of this
+//! process, and the node's address belongs to the door. A door accepts connections, checks the
+//! version word and every request whole, and passes on what is in order; answers go back unread. A
+//! connection whose first request is CONNECT is a raft link: if the node expects that peer, its
+//! bytes pass untouched from then on.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `inbound` | cutting the stream of a client into checked requests, without I/O |
 //! | `connection` | one client, its connection to the engine, and the bytes between them |
-//! | `socket` | one end of a connection: edge-triggered readiness and buffers |
+//! | `socket` | one end of a connection: edge-triggered readiness, reading and writing |
+//! | `buffers` | who holds which memory |
 //! | `accept` | taking connections in, also when descriptors run out |
 //! | `reactor` | the thread: readiness, deadlines, dialling |
 //!
-//! One thread serves all connections, so that a thousand strangers cost a thousand small structs and nothing else.
+//! One thread serves all connections, so that a thousand strangers cost a thousand small structs
+//! and nothing else.
 
 mod accept;
+mod buffers;
 mod connection;
 mod inbound;
 mod reactor;
@@ -52,20 +56,25 @@ pub(crate) struct Options {
 /// What one door spends on strangers, at most.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// Connections at a time. Each can take three descriptors of the process (the client, our end and the engine's),
-    /// so a process with a small `ulimit -n` gets fewer: the host keeps half of its descriptors for itself.
+    /// Connections at a time. Each can take three descriptors of the process (the client, our end
+    /// and the engine's), so a process with a small `ulimit -n` gets fewer: the host keeps half of
+    /// its descriptors for itself.
     pub(crate) connections: usize,
-    /// Connections beyond that number which may become raft links and nothing else, so that no number of clients cuts
-    /// the node off from its cluster.
+    /// Connections beyond that number which may become raft links and nothing else, so that no
+    /// number of clients cuts the node off from its cluster.
     pub(crate) links: usize,
-    /// The longest request body. SQLite takes values and SQL texts of up to 10^9 bytes, so 1 GiB holds the largest
-    /// that can succeed; at 2 GiB the engine's 32-bit buffer size overflows and its loop spins for ever.
+    /// The longest request body. SQLite takes values and SQL texts of up to 10^9 bytes, so 1 GiB
+    /// holds the largest that can succeed; at 2 GiB the engine's 32-bit buffer size overflows and
+    /// its loop spins for ever.
     pub(crate) request: u64,
-    /// The longest body of the first request. Nothing that makes sense before OPEN is larger than a name.
+    /// The longest body of the first request. Nothing that makes sense before OPEN is larger than a
+    /// name.
     pub(crate) first_request: u64,
-    /// Memory for requests that are still arriving, over all connections: two of the largest at a time.
+    /// Memory for requests that are still arriving, over all connections: two of the largest at a
+    /// time.
     pub(crate) collected: usize,
-    /// Bytes held for a side that does not take them. While they wait, nothing more is read from the other side.
+    /// Bytes held for a side that does not take them. While they wait, nothing more is read from
+    /// the other side.
     pub(crate) buffer: usize,
     /// From accept to the end of the first request.
     pub(crate) handshake: Duration,
@@ -73,8 +82,8 @@ pub(crate) struct Limits {
     pub(crate) pause: Duration,
     /// The longest pause while the rest is passed on after one side has ended.
     pub(crate) drain: Duration,
-    /// How long to wait for a client to close after our last words. Closing first, with bytes of it unread, would
-    /// reset the connection, and it might never see them.
+    /// How long to wait for a client to close after our last words. Closing first, with bytes of it
+    /// unread, would reset the connection, and it might never see them.
     pub(crate) linger: Duration,
 }
 
@@ -155,8 +164,9 @@ impl Door {
         })
     }
 
-    /// Connects to the engine, in blocking mode. The door's thread does it, because an abstract name means something
-    /// only in the network namespace that the engine was started in, and the caller may have left that.
+    /// Connects to the engine, in blocking mode. The door's thread does it, because an abstract
+    /// name means something only in the network namespace that the engine was started in, and the
+    /// caller may have left that.
     pub(crate) fn dial(&self, deadline: Instant) -> Result<UnixStream> {
         let closed = || Error::new(Kind::Shutdown, "the node's door is closed");
         let (answer, waiting) = mpsc::sync_channel(1);
@@ -181,8 +191,12 @@ impl Door {
         self.shared.wake.signal();
         // Held while joining, so that a second caller also returns only when all is closed.
         let mut thread = self.thread.lock();
-        if thread.as_ref().is_some_and(|it| it.thread().id() == thread::current().id()) {
-            // `admit` closes its own door: the loop ends after this event, nobody can wait for it here.
+        if thread
+            .as_ref()
+            .is_some_and(|it| it.thread().id() == thread::current().id())
+        {
+            // `admit` closes its own door: the loop ends after this event, nobody can wait for it
+            // here.
             return;
         }
         if let Some(thread) = thread.take() {

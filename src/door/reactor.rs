@@ -1,4 +1,5 @@
-//! The door's thread: waits for readiness and deadlines, and serves connections one after the other.
+//! The door's thread: waits for readiness and deadlines, and serves connections one after the
+//! other.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,6 +19,7 @@ use crate::net::sys::{self, Epoll, Events, Ready};
 use crate::net::{local_address, tune_tcp};
 
 use super::accept::{Acceptor, Arrival};
+use super::buffers::Arrivals;
 use super::connection::{Connection, Fate};
 use super::socket::End;
 use super::{Admit, Dial, Limits, Options, Shared, dial_timeout};
@@ -31,7 +33,8 @@ const ACCEPTS: usize = 64;
 /// The engine's backlog was full: how long it may take to empty.
 const RETRY: Duration = Duration::from_millis(2);
 
-/// Descriptors that a connection can cost the process: the client's, our end towards the engine, and the engine's.
+/// Descriptors that a connection can cost the process: the client's, our end towards the engine,
+/// and the engine's.
 const DESCRIPTORS: u64 = 3;
 
 /// What epoll's tokens mean: the door's own two, and two per connection.
@@ -57,12 +60,9 @@ pub(super) struct Context {
     pub(super) admit: Admit,
     /// The time of this turn of the loop.
     pub(super) now: Instant,
-    /// Where bytes of clients arrive; lent to one connection at a time, with a capacity of 0 while it is.
-    pub(super) arrivals: Vec<u8>,
+    pub(super) arrivals: Arrivals,
     /// Where bytes of the engine arrive.
     pub(super) answers: Vec<u8>,
-    /// Memory that connections hold for requests that are not whole.
-    pub(super) collected: usize,
     upstream: SockAddr,
     wake_at: Option<Instant>,
     shared: Arc<Shared>,
@@ -111,7 +111,11 @@ pub(super) struct Reactor {
 }
 
 impl Reactor {
-    pub(super) fn new(listener: TcpListener, options: Options, shared: Arc<Shared>) -> Result<Self> {
+    pub(super) fn new(
+        listener: TcpListener,
+        options: Options,
+        shared: Arc<Shared>,
+    ) -> Result<Self> {
         let failed = |error| Error::internal(format!("opening the door: {error}"));
         let upstream = local_address(&options.upstream)?;
         let epoll = Epoll::new().map_err(failed)?;
@@ -120,16 +124,17 @@ impl Reactor {
             .map_err(failed)?;
         let acceptor = Acceptor::new(listener, Token::LISTENER, &epoll).map_err(failed)?;
         let affordable = sys::descriptor_limit() / 2 / DESCRIPTORS;
-        let most = usize::try_from(affordable).unwrap_or(usize::MAX).min(options.limits.connections);
+        let most = usize::try_from(affordable)
+            .unwrap_or(usize::MAX)
+            .min(options.limits.connections);
         Ok(Self {
             cx: Context {
                 epoll,
                 now: Instant::now(),
-                arrivals: Vec::with_capacity(options.limits.buffer),
+                arrivals: Arrivals::new(&options.limits),
                 answers: Vec::with_capacity(options.limits.buffer),
                 limits: options.limits,
                 admit: options.admit,
-                collected: 0,
                 upstream,
                 wake_at: None,
                 shared,
@@ -183,7 +188,8 @@ impl Reactor {
             Token::LISTENER => self.accept(),
             Token::WAKE => {
                 self.cx.shared.wake.clear();
-                self.dials.extend(self.cx.shared.dials.lock().queue.drain(..));
+                self.dials
+                    .extend(self.cx.shared.dials.lock().queue.drain(..));
                 self.dial();
             }
             token => self.serve(token >> 1, |connection, cx| {
@@ -211,17 +217,21 @@ impl Reactor {
         self.acceptor.resume(self.cx.now, &self.cx.epoll);
     }
 
-    /// Tries those that wait for the engine's backlog, in turn, up to the first that finds it full again.
+    /// Tries those that wait for the engine's backlog, in turn, up to the first that finds it full
+    /// again.
     fn retry(&mut self) {
         self.dial();
         let mut waiting = mem::take(&mut self.retry).into_iter();
-        while self.retry.is_empty() && let Some(id) = waiting.next() {
+        while self.retry.is_empty()
+            && let Some(id) = waiting.next()
+        {
             self.serve(id, Connection::serve);
         }
         self.retry.extend(waiting);
     }
 
-    /// Serves one connection. A panic in there, be it of a decoder or of `admit`, costs that connection only.
+    /// Serves one connection. A panic in there, be it of a decoder or of `admit`, costs that
+    /// connection only.
     fn serve(&mut self, id: u64, work: impl FnOnce(&mut Connection, &mut Context) -> Fate) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -236,7 +246,7 @@ impl Reactor {
             }
             Ok(Fate::Close) => self.remove(id),
             Err(_) => {
-                self.cx.arrivals = Vec::with_capacity(self.cx.limits.buffer);
+                self.cx.arrivals.renew();
                 self.remove(id);
             }
         }
@@ -245,7 +255,10 @@ impl Reactor {
     fn remove(&mut self, id: u64) {
         if let Some(connection) = self.connections.remove(&id) {
             connection.release(&mut self.cx);
-            self.cx.shared.open.store(self.connections.len() as u64, Ordering::Relaxed);
+            self.cx
+                .shared
+                .open
+                .store(self.connections.len() as u64, Ordering::Relaxed);
         }
     }
 
@@ -275,14 +288,20 @@ impl Reactor {
             self.cx.wake_at = earliest(self.cx.wake_at, connection.deadline());
             self.connections.insert(id, connection);
             self.cx.shared.accepted.fetch_add(1, Ordering::Relaxed);
-            self.cx.shared.open.store(self.connections.len() as u64, Ordering::Relaxed);
+            self.cx
+                .shared
+                .open
+                .store(self.connections.len() as u64, Ordering::Relaxed);
         }
     }
 
-    /// Makes room by closing the oldest connection that has said nothing valid yet: a real peer says it at once, so
-    /// silent connections cannot keep it out.
+    /// Makes room by closing the oldest connection that has said nothing valid yet: a real peer
+    /// says it at once, so silent connections cannot keep it out.
     fn evict(&mut self) -> bool {
-        let silent = self.connections.iter().filter(|(_, connection)| connection.in_handshake());
+        let silent = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.in_handshake());
         let Some(oldest) = silent.map(|(id, _)| *id).min() else {
             return false;
         };
@@ -310,7 +329,8 @@ impl Reactor {
         }
     }
 
-    /// Serves the wishes for connections to the engine; those that find its backlog full wait for the next time.
+    /// Serves the wishes for connections to the engine; those that find its backlog full wait for
+    /// the next time.
     fn dial(&mut self) {
         for wish in mem::take(&mut self.dials) {
             let answer = match self.cx.dial() {

@@ -10,8 +10,8 @@ use socket2::SockRef;
 use crate::net::UNACKNOWLEDGED;
 use crate::net::sys::{self, Epoll, Interest, Ready};
 
-/// A non-blocking socket, registered once and edge-triggered: epoll tells of a change, and what it told is
-/// remembered here until a read or write finds it used up.
+/// A non-blocking socket, registered once and edge-triggered: epoll tells of a change, and what it
+/// told is remembered here until a read or write finds it used up.
 pub(super) struct End {
     socket: OwnedFd,
     token: u64,
@@ -24,18 +24,19 @@ pub(super) struct End {
     kind: Kind,
 }
 
-/// How long a client may leave its answer unread. As long as it reads, a host that is gone is noticed sooner; but to
-/// the kernel's timer a program that pauses between two rows looks the same as a dead host.
+/// How long a client may leave its answer unread. As long as it reads, a host that is gone is
+/// noticed sooner; but to the kernel's timer a program that pauses between two rows looks the same
+/// as a dead host.
 const UNREAD: Duration = Duration::from_secs(600);
 
 /// What has to be done when writes start, or cease, to be held up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The kernel's timer for unacknowledged bytes changes. Room is watched for all the time: TCP reports it only
-    /// after a write was refused for lack of it.
+    /// The kernel's timer for unacknowledged bytes changes. Room is watched for all the time: TCP
+    /// reports it only after a write was refused for lack of it.
     Tcp,
-    /// Watching for room changes: a Unix socket reports it whenever its peer has read something, which would wake us
-    /// once per request.
+    /// Watching for room changes: a Unix socket reports it whenever its peer has read something,
+    /// which would wake us once per request.
     Unix,
 }
 
@@ -91,7 +92,8 @@ impl End {
         match sys::receive_more(&self.socket, buffer) {
             Ok(0) => Read::End,
             Ok(count) => {
-                // Less than asked for means empty, and more makes a new edge: this saves the read that would fail.
+                // Less than asked for means empty, and more makes a new edge: this saves the read
+                // that would fail.
                 self.readable = count == spare || self.ending;
                 Read::Some
             }
@@ -132,7 +134,11 @@ impl End {
                 SockRef::from(&self.socket).set_tcp_user_timeout(Some(timeout))
             }
             Kind::Unix => {
-                let interest = if held_up { Interest::READ_WRITE } else { Interest::READ };
+                let interest = if held_up {
+                    Interest::READ_WRITE
+                } else {
+                    Interest::READ
+                };
                 epoll.modify(&self.socket, self.token, interest)
             }
         }
@@ -146,7 +152,8 @@ impl End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        // A forked child may hold a copy of the descriptor, and then closing ours alone would not end the connection.
+        // A forked child may hold a copy of the descriptor, and then closing ours alone would not
+        // end the connection.
         let _ = SockRef::from(&self.socket).shutdown(Shutdown::Both);
     }
 }

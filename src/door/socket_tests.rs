@@ -16,7 +16,9 @@ fn tcp(epoll: &Epoll) -> (End, TcpStream) {
 /// The next report for `end`; none within `wait` gives false.
 fn noted(end: &mut End, epoll: &Epoll, wait: u64) -> bool {
     let mut events = Events::with_capacity(4);
-    epoll.wait(&mut events, Some(Duration::from_millis(wait))).unwrap();
+    epoll
+        .wait(&mut events, Some(Duration::from_millis(wait)))
+        .unwrap();
     if let Some(ready) = events.get(0) {
         end.note(ready);
     }
@@ -77,9 +79,15 @@ fn a_short_read_is_the_last_one_until_more_comes() {
     assert!(!end.readable());
     SockRef::from(&other).send(&[7; 130]).unwrap();
     assert!(noted(&mut end, &epoll, 10_000) && end.readable());
-    assert_eq!((end.read(&mut buffer), buffer.len(), end.readable()), (Read::Some, 100, true));
+    assert_eq!(
+        (end.read(&mut buffer), buffer.len(), end.readable()),
+        (Read::Some, 100, true)
+    );
     buffer.clear();
-    assert_eq!((end.read(&mut buffer), buffer.len(), end.readable()), (Read::Some, 30, false));
+    assert_eq!(
+        (end.read(&mut buffer), buffer.len(), end.readable()),
+        (Read::Some, 30, false)
+    );
     // With the end already announced, a short read must not hide it.
     SockRef::from(&other).send(&[7; 30]).unwrap();
     drop(other);
@@ -89,4 +97,17 @@ fn a_short_read_is_the_last_one_until_more_comes() {
     buffer.clear();
     assert_eq!((end.read(&mut buffer), end.readable()), (Read::Some, true));
     assert_eq!(end.read(&mut buffer), Read::End);
+}
+
+#[test]
+fn a_dropped_end_is_the_end_although_a_copy_is_open() {
+    let epoll = Epoll::new().unwrap();
+    let (end, mut other) = tcp(&epoll);
+    let copy = end.socket.try_clone().unwrap();
+    drop(end);
+    other
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    assert_eq!(other.read(&mut [0]).unwrap(), 0);
+    drop(copy);
 }

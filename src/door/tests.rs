@@ -4,3 +4,5 @@ mod flow;
 mod harness;
 mod limits;
 mod requests;
+
+pub(super) use harness::alone;

@@ -13,7 +13,8 @@ use crate::net::sys;
 const FORMS: &str =
     "write host:port, for example 127.0.0.1:9001, [::1]:9001 or db1.example.com:9001";
 
-/// A resolver that never answers keeps its thread; more than this many are a sign that asking again is no use.
+/// A resolver that never answers keeps its thread; more than this many are a sign that asking again
+/// is no use.
 const MAX_RESOLVERS: usize = 32;
 static RESOLVERS: AtomicUsize = AtomicUsize::new(0);
 
@@ -41,13 +42,15 @@ impl Address {
         Ok(address)
     }
 
-    /// An address under which others reach a node that listens on it; port 0 lets the kernel choose.
+    /// An address under which others reach a node that listens on it; port 0 lets the kernel
+    /// choose.
     pub(crate) fn parse_node(text: &str, what: &str) -> Result<Self> {
         let address = Self::parse_listen(text, what)?;
         if address.is_unspecified() {
             return Err(Error::invalid(format!(
-                "{what} {text:?} means every interface, which no other node can dial: give the address at which \
-                 the others reach this node, and set_bind_address to listen on every interface"
+                "{what} {text:?} means every interface, which no other node can dial: \
+                 give the address at which the others reach this node, \
+                 and set_bind_address to listen on every interface"
             )));
         }
         Ok(address)
@@ -122,7 +125,9 @@ fn look_up(
         RESOLVERS.fetch_sub(1, Ordering::Relaxed);
         return Err(Error::new(
             Kind::Timeout,
-            format!("resolving {name:?}: {MAX_RESOLVERS} earlier look-ups still wait for the name service"),
+            format!(
+                "resolving {name:?}: {MAX_RESOLVERS} earlier look-ups still wait for an answer"
+            ),
         ));
     }
     let (answer, waiting) = mpsc::sync_channel(1);
@@ -133,16 +138,25 @@ fn look_up(
     });
     if let Err(error) = started {
         RESOLVERS.fetch_sub(1, Ordering::Relaxed);
-        return Err(Error::internal(format!("no thread to resolve {name:?}: {error}")));
+        return Err(Error::internal(format!(
+            "no thread to resolve {name:?}: {error}"
+        )));
     }
-    let (kind, reason) = match waiting.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+    let (kind, reason) = match waiting
+        .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+    {
         Ok(Ok(found)) if !found.is_empty() => return Ok(found),
         Ok(Ok(_)) => (Kind::NotFound, "it has no address".to_owned()),
         Ok(Err(error)) => (Kind::NotFound, error.to_string()),
-        Err(RecvTimeoutError::Timeout) => (Kind::Timeout, "no answer before the deadline".to_owned()),
+        Err(RecvTimeoutError::Timeout) => {
+            (Kind::Timeout, "no answer before the deadline".to_owned())
+        }
         Err(RecvTimeoutError::Disconnected) => (Kind::Internal, "the look-up failed".to_owned()),
     };
-    Err(Error::new(kind, format!("resolving the host name {name:?}: {reason}")))
+    Err(Error::new(
+        kind,
+        format!("resolving the host name {name:?}: {reason}"),
+    ))
 }
 
 impl fmt::Display for Address {
@@ -151,7 +165,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// A comma-separated list of addresses to dial: without duplicates, in the order given, at least one.
+/// A comma-separated list of addresses to dial: without duplicates, in the order given, at least
+/// one.
 pub(crate) fn parse_csv(csv: &str) -> Result<Vec<Address>> {
     let mut list: Vec<Address> = Vec::new();
     for (index, entry) in csv.split(',').enumerate() {
@@ -183,14 +198,18 @@ fn split(text: &str) -> Checked<(&str, &str)> {
         return Err("it is empty".into());
     }
     if text.starts_with('@') {
-        return Err("it names an abstract Unix socket, which only its own process could reach".into());
+        return Err(
+            "it names an abstract Unix socket, which only its own process could reach".into(),
+        );
     }
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("it contains a blank or a control character".into());
     }
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("the bracket is not closed")?;
-        let port = rest.strip_prefix(':').ok_or("there is no port after the bracket")?;
+        let port = rest
+            .strip_prefix(':')
+            .ok_or("there is no port after the bracket")?;
         if host.contains('%') {
             return Err("an IPv6 zone has a meaning on one host only".into());
         }
@@ -228,7 +247,10 @@ fn parse_host(host: &str) -> Checked<Host> {
         return Ok(Host::Ip(ip.into()));
     }
     // Resolvers read 1.2.3 or 010.0.0.1 in ways of their own; nobody who writes them means that.
-    if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+    if host
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
         return Err(format!("{host:?} is not an IPv4 address"));
     }
     match bad_name(host) {

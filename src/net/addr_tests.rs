@@ -20,7 +20,10 @@ fn good_addresses_print_as_written() {
     ] {
         let address = Address::parse_peer(text, "address").unwrap();
         assert_eq!(address.to_string(), text);
-        assert_eq!(Address::parse_peer(&format!(" \t{text}\n"), "address").unwrap(), address);
+        assert_eq!(
+            Address::parse_peer(&format!(" \t{text}\n"), "address").unwrap(),
+            address
+        );
     }
 }
 
@@ -32,7 +35,10 @@ fn the_parts_are_known() {
     assert_eq!(address.with_port(7).to_string(), "[::1]:7");
     let address = Address::parse_peer("db:9001", "address").unwrap();
     assert_eq!((address.host().as_str(), address.numeric()), ("db", None));
-    assert_eq!(address.with_port(80), Address::parse_peer("db:80", "address").unwrap());
+    assert_eq!(
+        address.with_port(80),
+        Address::parse_peer("db:80", "address").unwrap()
+    );
 }
 
 #[test]
@@ -73,7 +79,10 @@ fn bad_addresses_say_what_where_why_and_the_right_form() {
         let error = Address::parse_peer(text, "the node's address").unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{text:?}");
         let message = error.message();
-        assert!(message.starts_with(&format!("the node's address {text:?}: ")), "{message}");
+        assert!(
+            message.starts_with(&format!("the node's address {text:?}: ")),
+            "{message}"
+        );
         assert!(message.contains(reason), "{text:?}: {message}");
         assert!(message.contains("[::1]:9001"), "{message}");
     }
@@ -87,8 +96,15 @@ fn port_0_and_every_interface_are_for_listening() {
         assert!(Address::parse_node(text, "address").is_ok());
     }
     for text in ["0.0.0.0:9001", "[::]:0"] {
-        assert!(Address::parse_listen(text, "address").unwrap().is_unspecified());
-        for refused in [Address::parse_node(text, "address"), Address::parse_peer(text, "address")] {
+        assert!(
+            Address::parse_listen(text, "address")
+                .unwrap()
+                .is_unspecified()
+        );
+        for refused in [
+            Address::parse_node(text, "address"),
+            Address::parse_peer(text, "address"),
+        ] {
             let error = refused.unwrap_err();
             assert!(error.message().contains("set_bind_address"), "{error}");
         }
@@ -106,7 +122,12 @@ fn a_list_is_trimmed_and_without_duplicates() {
 fn a_list_says_which_entry_is_bad() {
     let error = parse_csv("a:1,b").unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
-    assert!(error.message().starts_with("entry 2 of the address list, \"b\": there is no port"), "{error}");
+    assert!(
+        error
+            .message()
+            .starts_with("entry 2 of the address list, \"b\": there is no port"),
+        "{error}"
+    );
     for empty in ["", " , ,"] {
         assert_eq!(parse_csv(empty).unwrap_err().kind(), Kind::Invalid);
     }
@@ -116,7 +137,12 @@ fn a_list_says_which_entry_is_bad() {
 fn names_are_resolved() {
     let address = Address::parse_peer("localhost:9001", "address").unwrap();
     let found = address.resolve(soon()).unwrap();
-    assert!(found.iter().all(|at| at.ip().is_loopback() && at.port() == 9001), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .all(|at| at.ip().is_loopback() && at.port() == 9001),
+        "{found:?}"
+    );
     let error = Address::parse_peer("no-such-host.invalid:9001", "address")
         .unwrap()
         .resolve(soon())

@@ -9,7 +9,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::error::{Error, Kind, Result};
 use crate::net::Address;
 
-/// Connections that may wait to be accepted: enough for every client of a restarted node to return at once.
+/// Connections that may wait to be accepted: enough for every client of a restarted node to return
+/// at once.
 const BACKLOG: i32 = 512;
 
 /// How long the name service may take for an address with a host name.
@@ -48,8 +49,8 @@ fn explain(address: &Address, at: SocketAddr, error: &io::Error) -> Error {
         Some(libc::EADDRINUSE) => (
             Kind::Internal,
             format!(
-                "port {port} on {ip} is in use by another socket (choose another address, or stop what listens \
-                 there)"
+                "port {port} on {ip} is in use by another socket \
+                 (choose another address, or stop what listens there)"
             ),
         ),
         Some(libc::EADDRNOTAVAIL) => (
@@ -59,8 +60,8 @@ fn explain(address: &Address, at: SocketAddr, error: &io::Error) -> Error {
         Some(libc::EACCES) => (
             Kind::Internal,
             format!(
-                "this process may not listen on port {port} of {ip} (ports below 1024 need CAP_NET_BIND_SERVICE; \
-                 choose a higher one)"
+                "this process may not listen on port {port} of {ip} \
+                 (ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one)"
             ),
         ),
         Some(libc::EAFNOSUPPORT) => (

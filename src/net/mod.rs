@@ -1,4 +1,5 @@
-//! Addresses, listening, connecting, and byte streams with deadlines. Knows nothing of what the bytes mean.
+//! Addresses, listening, connecting, and byte streams with deadlines. Knows nothing of what the
+//! bytes mean.
 
 mod addr;
 mod listen;
@@ -7,5 +8,5 @@ pub(crate) mod sys;
 
 pub(crate) use addr::{Address, parse_csv};
 pub(crate) use listen::listen;
-pub(crate) use stream::{Cause, Stream, UNACKNOWLEDGED, Waker, local_address, tune_tcp};
 pub(crate) use stream::dial;
+pub(crate) use stream::{Cause, Stream, UNACKNOWLEDGED, Waker, local_address, tune_tcp};

@@ -17,7 +17,8 @@ use crate::net::{Address, sys};
 const KEEPALIVE: Duration = Duration::from_secs(3);
 const PROBES: u32 = 3;
 
-/// How long bytes may stay unacknowledged. The same as go-dqlite's, so that both ends give up together.
+/// How long bytes may stay unacknowledged. The same as go-dqlite's, so that both ends give up
+/// together.
 pub(crate) const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// A connection. One thread reads or writes at a time; any thread may wake it.
@@ -105,7 +106,8 @@ pub(crate) fn dial(address: &Address, deadline: Instant) -> Result<TcpStream> {
 
 /// Makes a fresh connection ready for use.
 fn settle(stream: TcpStream) -> io::Result<TcpStream> {
-    // A port that nobody listens on can be drawn as our own end's port, and then we talk to ourselves.
+    // A port that nobody listens on can be drawn as our own end's port, and then we talk to
+    // ourselves.
     if stream.local_addr()? == stream.peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
@@ -149,17 +151,21 @@ impl Stream {
         }
     }
 
-    /// At least one byte into `buffer`, or an error of one of the causes that [`Cause`] tells apart.
+    /// At least one byte into `buffer`, or an error of one of the causes that [`Cause`] tells
+    /// apart.
     pub(crate) fn read_some(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
         if self.tcp && self.continuing.load(Ordering::Relaxed) {
-            // A sender with Nagle's algorithm keeps the tail of a long answer back until the head is acknowledged,
-            // and a receiver delays that for 40 ms. Only the reads after the first pay for this call.
+            // A sender with Nagle's algorithm keeps the tail of a long answer back until the head
+            // is acknowledged, and a receiver delays that for 40 ms. Only the reads after the first
+            // pay for this call.
             let _ = SockRef::from(&self.shared.socket).set_tcp_quickack(true);
         }
         loop {
             let wait = self.prepare_wait(deadline)?;
             match sys::receive(&self.shared.socket, buffer, wait) {
-                Ok(0) if !buffer.is_empty() => return Err(self.ended(io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) if !buffer.is_empty() => {
+                    return Err(self.ended(io::ErrorKind::UnexpectedEof.into()));
+                }
                 Ok(count) => {
                     self.continuing.store(true, Ordering::Relaxed);
                     return Ok(count);
@@ -203,10 +209,11 @@ impl Stream {
         Waker(Arc::downgrade(&self.shared))
     }
 
-    /// Sees to it that the socket's receive timeout is not longer than what is left; false = do not wait at all.
+    /// Sees to it that the socket's receive timeout is not longer than what is left; false = do not
+    /// wait at all.
     ///
-    /// Setting it costs a system call, so it is set to a power of two and kept while it fits: a timeout that ends
-    /// early only makes the read look at the clock and wait again.
+    /// Setting it costs a system call, so it is set to a power of two and kept while it fits: a
+    /// timeout that ends early only makes the read look at the clock and wait again.
     fn prepare_wait(&self, deadline: Instant) -> io::Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -234,7 +241,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // A forked child holds a copy of the descriptor; closing ours alone would leave the peer waiting.
+        // A forked child holds a copy of the descriptor; closing ours alone would leave the peer
+        // waiting.
         let _ = SockRef::from(&self.shared.socket).shutdown(Shutdown::Both);
     }
 }
@@ -261,8 +269,15 @@ impl Waker {
 
 /// The socket address of `@name`: a NUL in place of the `@`.
 pub(crate) fn local_address(name: &str) -> Result<SockAddr> {
-    let bad = || Error::invalid(format!("{name:?} is not the name of an abstract socket, such as @3efb9"));
-    let rest = name.strip_prefix('@').filter(|rest| !rest.is_empty()).ok_or_else(bad)?;
+    let bad = || {
+        Error::invalid(format!(
+            "{name:?} is not the name of an abstract socket, such as @3efb9"
+        ))
+    };
+    let rest = name
+        .strip_prefix('@')
+        .filter(|rest| !rest.is_empty())
+        .ok_or_else(bad)?;
     SockAddr::unix(format!("\0{rest}")).map_err(|_| bad())
 }
 

@@ -8,7 +8,8 @@ use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Signals that a thread raises by its own doing. Blocking them would not stop the fault, only its report.
+/// Signals that a thread raises by its own doing. Blocking them would not stop the fault, only its
+/// report.
 const SYNCHRONOUS: [libc::c_int; 7] = [
     libc::SIGSEGV,
     libc::SIGBUS,
@@ -40,8 +41,9 @@ pub(crate) fn block_signals() {
 fn mask_signals() -> libc::sigset_t {
     let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
     let mut block = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: both sets are live, writable and of the right type; sigfillset makes `block` a valid set before
-    // it is used, and an all-zero `before` is a valid (empty) set should pthread_sigmask fail.
+    // SAFETY: both sets are live, writable and of the right type; sigfillset makes `block` a valid
+    // set before it is used, and an all-zero `before` is a valid (empty) set should pthread_sigmask
+    // fail.
     unsafe {
         libc::sigfillset(block.as_mut_ptr());
         for signal in SYNCHRONOUS {
@@ -52,7 +54,8 @@ fn mask_signals() -> libc::sigset_t {
     }
 }
 
-/// While it lives, the calling thread, and every thread it creates, has the asynchronous signals blocked.
+/// While it lives, the calling thread, and every thread it creates, has the asynchronous signals
+/// blocked.
 pub(crate) struct SignalsBlocked(libc::sigset_t);
 
 impl SignalsBlocked {
@@ -70,8 +73,8 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// Starts a thread that never runs a signal handler of the host: the mask is set before the thread exists,
-/// because a signal could arrive ahead of the first line of its body.
+/// Starts a thread that never runs a signal handler of the host: the mask is set before the thread
+/// exists, because a signal could arrive ahead of the first line of its body.
 pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
@@ -173,7 +176,8 @@ impl Epoll {
             events: interest.0,
             u64: token,
         };
-        // SAFETY: both descriptors are open, being borrowed; the kernel copies `event` before returning.
+        // SAFETY: both descriptors are open, being borrowed; the kernel copies `event` before
+        // returning.
         check(unsafe {
             libc::epoll_ctl(
                 self.0.as_raw_fd(),
@@ -239,14 +243,26 @@ impl EventFd {
     pub(crate) fn signal(&self) {
         let one = 1_u64;
         // SAFETY: eight readable bytes, the size that an eventfd takes.
-        let _ = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+        let _ = unsafe {
+            libc::write(
+                self.0.as_raw_fd(),
+                (&raw const one).cast(),
+                size_of::<u64>(),
+            )
+        };
     }
 
     /// Back to zero; a counter that is zero already is fine.
     pub(crate) fn clear(&self) {
         let mut count = 0_u64;
         // SAFETY: eight writable bytes, the size that an eventfd fills.
-        let _ = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+        let _ = unsafe {
+            libc::read(
+                self.0.as_raw_fd(),
+                (&raw mut count).cast(),
+                size_of::<u64>(),
+            )
+        };
     }
 }
 
@@ -256,7 +272,8 @@ impl AsFd for EventFd {
     }
 }
 
-/// Waits until `fd` takes bytes again (or has failed, which the next send tells); false at the deadline.
+/// Waits until `fd` takes bytes again (or has failed, which the next send tells); false at the
+/// deadline.
 pub(crate) fn wait_writable(fd: impl AsFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -276,8 +293,8 @@ pub(crate) fn wait_writable(fd: impl AsFd, deadline: Instant) -> io::Result<bool
     }
 }
 
-/// Sends what fits now, never raising SIGPIPE (the standard library's Unix streams may, in a host that did not
-/// switch the signal off).
+/// Sends what fits now, never raising SIGPIPE (the standard library's Unix streams may, in a host
+/// that did not switch the signal off).
 pub(crate) fn send_now(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     retry(|| {
         // SAFETY: `bytes` is readable for its length.
@@ -292,8 +309,9 @@ pub(crate) fn send_now(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     })
 }
 
-/// Receives into `buffer`. `wait` = false never blocks; true blocks as long as the socket's own timeout says,
-/// and a signal ends it early with `Interrupted`, so that the caller can look at its deadline.
+/// Receives into `buffer`. `wait` = false never blocks; true blocks as long as the socket's own
+/// timeout says, and a signal ends it early with `Interrupted`, so that the caller can look at its
+/// deadline.
 pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: `buffer` is writable for its length.
@@ -307,7 +325,8 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Resul
     })
 }
 
-/// Appends what has arrived to `buffer`, without blocking and without growing it: spare capacity is the limit.
+/// Appends what has arrived to `buffer`, without blocking and without growing it: spare capacity is
+/// the limit.
 pub(crate) fn receive_more(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let received = retry(|| {
         let spare = buffer.spare_capacity_mut();
@@ -321,7 +340,8 @@ pub(crate) fn receive_more(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<us
             )
         })
     })?;
-    // SAFETY: the kernel wrote `received` bytes at the start of the spare capacity, and never more than fit.
+    // SAFETY: the kernel wrote `received` bytes at the start of the spare capacity, and never more
+    // than fit.
     unsafe { buffer.set_len(buffer.len() + received) };
     Ok(received)
 }

@@ -170,6 +170,12 @@ impl Instance {
         })
     }
 
+    /// The engine's own socket, behind the door.
+    #[cfg(test)]
+    pub(crate) fn socket(&self) -> String {
+        self.engine.lock().as_ref().map(|engine| engine.socket().to_owned()).unwrap_or_default()
+    }
+
     fn inside(&self) -> Inside {
         Inside {
             address: self.address.clone(),

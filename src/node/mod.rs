@@ -262,3 +262,6 @@ fn attach(config: &Config, instance: Arc<Instance>) -> Result<Arc<Instance>> {
 fn destroyed() -> Error {
     Error::new(Kind::Shutdown, "the node was destroyed during the call")
 }
+
+#[cfg(test)]
+mod tests;

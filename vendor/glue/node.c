@@ -126,6 +126,15 @@ static void close_unless_closing(uv_handle_t *handle, void *data)
 	}
 }
 
+/* It would say that the node runs; whether it was set up before the failure only the loop knows. */
+static void stop_startup_timer(uv_handle_t *handle, void *data)
+{
+	struct dqlite_node *engine = data;
+	if (handle == (uv_handle_t *)&engine->startup) {
+		uv_timer_stop(&engine->startup);
+	}
+}
+
 static void raft_closed(struct raft *raft)
 {
 	struct dqlite_node *engine = raft->data;
@@ -137,6 +146,7 @@ static void raft_closed(struct raft *raft)
 static void unwind(struct dqlite_node *engine)
 {
 	engine->raft.data = engine;
+	uv_walk(&engine->loop, stop_startup_timer, engine);
 	raft_close(&engine->raft, raft_closed);
 	uv_run(&engine->loop, UV_RUN_DEFAULT);
 }
@@ -154,15 +164,17 @@ static void *engine_thread(void *arg)
 	struct glue_guard guard;
 	void *result;
 	free(arg);
+	pthread_setname_np(pthread_self(), "dqlite-loop");
 	if (GLUE_GUARDED(&guard, start.node)) {
 		result = start.run(engine);
+		glue_pool_detach(start.node->pool);
 		if (result != NULL) {
 			/* It failed before the loop ran: taskRun does not always say so, and leaves its handles open. */
 			sem_post(&engine->ready);
 			unwind(engine);
+		} else {
+			uv_run(&engine->loop, UV_RUN_DEFAULT);
 		}
-		glue_pool_detach(start.node->pool);
-		uv_run(&engine->loop, UV_RUN_DEFAULT);
 		glue_guard_leave(&guard);
 		return result;
 	}

@@ -87,6 +87,7 @@ static void *pool_thread(void *arg)
 {
 	struct glue_pool *pool = arg;
 	uv_work_t *work;
+	pthread_setname_np(pthread_self(), "dqlite-sql");
 	pthread_mutex_lock(&pool->mutex);
 	while ((work = next_job(pool)) != NULL) {
 		pthread_mutex_unlock(&pool->mutex);

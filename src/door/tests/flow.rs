@@ -6,7 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::harness::*;
 use crate::door::Limits;
@@ -22,7 +22,9 @@ fn pattern(position: usize) -> u8 {
 /// Writes `LARGE` bytes as the answer, and notes when nobody takes them.
 fn answer_large(stream: &mut UnixStream, log: &Log) {
     stream.read_exact(&mut [0; 24]).unwrap();
-    stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
     let mut at = 0;
     while at < LARGE {
         let chunk: Vec<u8> = (at..LARGE.min(at + 50_000)).map(pattern).collect();
@@ -32,7 +34,9 @@ fn answer_large(stream: &mut UnixStream, log: &Log) {
                 log.written.store(at, Ordering::SeqCst);
                 log.blocked.store(false, Ordering::SeqCst);
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => log.blocked.store(true, Ordering::SeqCst),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                log.blocked.store(true, Ordering::SeqCst);
+            }
             Err(_) => return,
         }
     }
@@ -45,7 +49,9 @@ fn a_slow_reader_gets_everything_and_holds_little() {
     let mut client = setup.client();
     client.write_all(&hello(&[Request::Leader])).unwrap();
     let log = &setup.engine.log;
-    wait_until("the engine is held back", || log.blocked.load(Ordering::SeqCst));
+    wait_until("the engine is held back", || {
+        log.blocked.load(Ordering::SeqCst)
+    });
     // The kernel's buffers may take some megabytes, the door only its limit.
     assert!(log.written.load(Ordering::SeqCst) < LARGE / 3);
     let mut buffer = vec![0; 1 << 16];
@@ -54,7 +60,11 @@ fn a_slow_reader_gets_everything_and_holds_little() {
         let count = client.read(&mut buffer).unwrap();
         assert!(count > 0, "ended after {at} bytes");
         for (offset, byte) in buffer[..count].iter().enumerate() {
-            assert!(*byte == pattern(at + offset), "wrong byte at {}", at + offset);
+            assert!(
+                *byte == pattern(at + offset),
+                "wrong byte at {}",
+                at + offset
+            );
         }
         at += count;
     }
@@ -68,7 +78,9 @@ fn a_client_that_vanishes_in_an_answer_ends_the_engines_connection() {
     client.write_all(&hello(&[Request::Leader])).unwrap();
     client.read_exact(&mut [0; 1000]).unwrap();
     drop(client);
-    wait_until("the engine's connection ends", || setup.engine.log.ended() == 1);
+    wait_until("the engine's connection ends", || {
+        setup.engine.log.ended() == 1
+    });
     assert!(setup.engine.log.written.load(Ordering::SeqCst) < LARGE);
     wait_until("the door forgets it", || setup.door.stats().open == 0);
 }
@@ -77,7 +89,9 @@ fn a_client_that_vanishes_in_an_answer_ends_the_engines_connection() {
 fn a_client_that_leaves_between_requests_ends_the_engines_connection() {
     let setup = Setup::new(Limits::default(), echo);
     setup.round_trip();
-    wait_until("the engine's connection ends", || setup.engine.log.ended() == 1);
+    wait_until("the engine's connection ends", || {
+        setup.engine.log.ended() == 1
+    });
     wait_until("the door forgets it", || setup.door.stats().open == 0);
 }
 
@@ -87,10 +101,16 @@ fn a_large_request_passes_whole() {
     let mut client = setup.client();
     let sql = "x".repeat(40 << 20);
     let mut sent = hello(&[Request::Leader]);
-    sent.extend(frames(&[Request::ExecSql { db: 0, sql: sql.as_bytes(), params: Params::NONE }]));
+    sent.extend(frames(&[Request::ExecSql {
+        db: 0,
+        sql: sql.as_bytes(),
+        params: Params::NONE,
+    }]));
     sent.extend(frames(&[Request::Leader]));
     client.write_all(&sent).unwrap();
-    wait_until("it is there", || setup.engine.log.received.lock().len() >= sent.len());
+    wait_until("it is there", || {
+        setup.engine.log.received.lock().len() >= sent.len()
+    });
     assert!(*setup.engine.log.received.lock() == sent);
     // Again and again on the same connection: nothing of it stays.
     drop(client);
@@ -108,10 +128,16 @@ fn answer_and_close(stream: &mut UnixStream, _: &Log) {
 fn when_the_engine_closes_the_client_gets_the_rest_and_the_end() {
     let setup = Setup::new(Limits::default(), answer_and_close);
     let mut client = setup.client();
-    client.write_all(&hello(&[Request::Leader, Request::Leader, Request::Leader])).unwrap();
+    client
+        .write_all(&hello(&[Request::Leader, Request::Leader, Request::Leader]))
+        .unwrap();
     let all = read_to_end(&mut client);
     assert_eq!(all.len(), 1_000_000);
-    assert!(all.iter().enumerate().all(|(at, byte)| *byte == pattern(at)));
+    assert!(
+        all.iter()
+            .enumerate()
+            .all(|(at, byte)| *byte == pattern(at))
+    );
     drop(client);
     wait_until("the door forgets it", || setup.door.stats().open == 0);
 }
@@ -123,7 +149,7 @@ fn without_an_engine_clients_are_closed() {
     let (door, at) = open(&name, Limits::default());
     let mut client = client(at);
     client.write_all(&hello(&[Request::Leader])).unwrap();
-    assert_eq!(read_to_end(&mut client), []);
+    assert_eq!(read_to_end(&mut client), b"");
     wait_until("the door forgets it", || door.stats().open == 0);
 }
 
@@ -151,7 +177,9 @@ fn a_full_backlog_of_the_engine_delays_and_does_not_fail() {
         while answered < 5 {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = Vec::new();
-            stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .unwrap();
             if (&mut stream).take(24).read_to_end(&mut request).is_ok() && request.len() == 24 {
                 stream.write_all(&request).unwrap();
                 answered += 1;
@@ -164,4 +192,57 @@ fn a_full_backlog_of_the_engine_delays_and_does_not_fail() {
     for client in &mut clients {
         client.read_exact(&mut [0; 24]).unwrap();
     }
+}
+
+#[test]
+fn what_the_client_sends_too_much_does_not_cost_it_the_answer() {
+    let setup = Setup::new(Limits::default(), answer_large);
+    let mut client = setup.client();
+    let bad = raw(1, 77, 0, &[0; 100_000]);
+    client
+        .write_all(&[hello(&[Request::Leader]), bad].concat())
+        .unwrap();
+    wait_until("the second one is refused", || {
+        setup.door.stats().refused == 1
+    });
+    let mut answer = vec![0; LARGE];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(failure(&read_to_end(&mut client)).0, 1005);
+}
+
+/// Reads the first request, and nothing after it until the test says so.
+fn read_late(stream: &mut UnixStream, log: &Log) {
+    stream.read_exact(&mut [0; 24]).unwrap();
+    log.blocked.store(true, Ordering::SeqCst);
+    wait_until("the test lets the engine read", || {
+        !log.blocked.load(Ordering::SeqCst)
+    });
+    listen_only(stream, log);
+}
+
+#[test]
+fn a_reset_is_noticed_while_the_engine_is_busy() {
+    let setup = Setup::new(Limits::default(), read_late);
+    let client = setup.client();
+    SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    client.set_nonblocking(true).unwrap();
+    let sql = "x".repeat(50_000);
+    let requests = vec![
+        Request::Prepare {
+            db: 0,
+            sql: sql.as_bytes()
+        };
+        200
+    ];
+    (&client).write_all(&hello(&[Request::Leader])).unwrap();
+    let log = &setup.engine.log;
+    wait_until("the engine is busy", || log.blocked.load(Ordering::SeqCst));
+    // Ten megabytes, of which the buffers on the way take what they can.
+    while (&client).write(&frames(&requests)).is_ok() {}
+    drop(client);
+    wait_until("the door forgets it", || setup.door.stats().open == 0);
+    log.blocked.store(false, Ordering::SeqCst);
+    wait_until("the engine's connection ends", || log.ended() == 1);
 }

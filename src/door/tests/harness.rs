@@ -101,9 +101,16 @@ impl Drop for Engine {
 /// An abstract socket that nobody else has, and its name with the `@`.
 pub(super) fn unused_name() -> (UnixListener, String) {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("door-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+    let name = format!(
+        "door-test-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::SeqCst)
+    );
     let address = UnixAddr::from_abstract_name(&name).unwrap();
-    (UnixListener::bind_addr(&address).unwrap(), format!("@{name}"))
+    (
+        UnixListener::bind_addr(&address).unwrap(),
+        format!("@{name}"),
+    )
 }
 
 pub(super) struct Setup {
@@ -123,7 +130,8 @@ impl Setup {
         client(self.at)
     }
 
-    /// By its return the door has looked at all that was sent to it before, because it takes events in turn.
+    /// By its return the door has looked at all that was sent to it before, because it takes events
+    /// in turn.
     pub(super) fn round_trip(&self) {
         let mut client = self.client();
         client.write_all(&hello(&[Request::Leader])).unwrap();
@@ -198,7 +206,11 @@ pub(super) fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
 pub(super) fn failure(bytes: &[u8]) -> (u64, String) {
     let (head, body) = bytes.split_first_chunk::<8>().expect("an answer");
     let header = Header::parse(head);
-    assert_eq!((header.kind, header.body_len()), (0, body.len() as u64), "one FAILURE");
+    assert_eq!(
+        (header.kind, header.body_len()),
+        (0, body.len() as u64),
+        "one FAILURE"
+    );
     let code = u64::from_le_bytes(*body.first_chunk().unwrap());
     let text = body[8..].split(|byte| *byte == 0).next().unwrap();
     (code, String::from_utf8(text.to_vec()).unwrap())
@@ -212,18 +224,27 @@ pub(super) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Runs `body` in a process of its own, for tests that count what belongs to the whole process.
-pub(super) fn alone(test: &str, body: impl FnOnce()) {
+/// Runs `body`, that of the test named by its path in this room, in a process of its own: for what
+/// belongs to the whole process.
+pub(in crate::door) fn alone(test: &str, body: impl FnOnce()) {
     const MARK: &str = "DOOR_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {
         return body();
     }
-    let module = module_path!().split_once("::").unwrap().1.rsplit_once("::").unwrap().0;
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("{module}::{test}"), "--test-threads=1", "--nocapture"])
+        .args([
+            "--exact",
+            &format!("door::{test}"),
+            "--test-threads=1",
+            "--nocapture",
+        ])
         .env(MARK, "1")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
 }

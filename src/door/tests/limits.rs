@@ -29,7 +29,7 @@ fn expect_answer(mut client: &TcpStream) {
 /// How long the door leaves `client` open.
 fn closed_after(client: &mut TcpStream) -> Duration {
     let start = Instant::now();
-    assert_eq!(read_to_end(client), []);
+    assert_eq!(read_to_end(client), b"");
     start.elapsed()
 }
 
@@ -39,13 +39,19 @@ fn after_three_hundred_garbage_connections_a_good_one_works() {
     let garbage: Vec<_> = (0..300_u32)
         .map(|n| {
             let mut client = setup.client();
-            let bytes: Vec<u8> = (0..n * 7 % 500 + 8).map(|m| (m * n % 256) as u8 ^ 0x5a).collect();
+            let bytes: Vec<u8> = (0..n * 7 % 500 + 8)
+                .map(|m| (m * n % 256) as u8 ^ 0x5a)
+                .collect();
             let _ = client.write_all(&bytes);
             client
         })
         .collect();
     expect_answer(&setup.client());
-    assert_eq!(setup.engine.log.connections(), 1, "garbage never reaches the engine");
+    assert_eq!(
+        setup.engine.log.connections(),
+        1,
+        "garbage never reaches the engine"
+    );
     wait_until("all were refused", || setup.door.stats().refused == 300);
     drop(garbage);
     wait_until("all are gone", || setup.door.stats().open == 0);
@@ -53,10 +59,21 @@ fn after_three_hundred_garbage_connections_a_good_one_works() {
 
 #[test]
 fn a_handshake_has_a_deadline() {
-    let setup = Setup::new(Limits { handshake: SHORT, ..Limits::default() }, echo);
+    let setup = Setup::new(
+        Limits {
+            handshake: SHORT,
+            ..Limits::default()
+        },
+        echo,
+    );
     let version = wire::VERSION.to_le_bytes();
     let almost = hello(&[Request::Leader]);
-    for half in [&[][..], &version[..3], &version, &almost[..almost.len() - 1]] {
+    for half in [
+        &[][..],
+        &version[..3],
+        &version,
+        &almost[..almost.len() - 1],
+    ] {
         let mut client = setup.client();
         client.write_all(half).unwrap();
         let taken = closed_after(&mut client);
@@ -67,7 +84,11 @@ fn a_handshake_has_a_deadline() {
 
 #[test]
 fn a_started_request_has_a_deadline_and_an_idle_client_has_none() {
-    let limits = Limits { handshake: SHORT, pause: SHORT, ..Limits::default() };
+    let limits = Limits {
+        handshake: SHORT,
+        pause: SHORT,
+        ..Limits::default()
+    };
     let setup = Setup::new(limits, echo);
     let (idle, mut halting) = (setup.client(), setup.client());
     expect_answer(&idle);
@@ -83,11 +104,18 @@ fn a_started_request_has_a_deadline_and_an_idle_client_has_none() {
 
 #[test]
 fn beyond_the_limit_connections_are_closed() {
-    let setup = Setup::new(Limits { connections: 3, links: 0, ..Limits::default() }, echo);
+    let setup = Setup::new(
+        Limits {
+            connections: 3,
+            links: 0,
+            ..Limits::default()
+        },
+        echo,
+    );
     let mut good: Vec<_> = (0..3).map(|_| setup.client()).collect();
     good.iter().for_each(expect_answer);
     for _ in 0..5 {
-        assert_eq!(read_to_end(&mut setup.client()), []);
+        assert_eq!(read_to_end(&mut setup.client()), b"");
     }
     assert_eq!(setup.door.stats().refused, 5);
     good.pop();
@@ -97,17 +125,24 @@ fn beyond_the_limit_connections_are_closed() {
 
 #[test]
 fn clients_never_keep_a_link_out() {
-    let setup = Setup::new(Limits { connections: 2, links: 1, ..Limits::default() }, echo);
+    let setup = Setup::new(
+        Limits {
+            connections: 2,
+            links: 1,
+            ..Limits::default()
+        },
+        echo,
+    );
     let good: Vec<_> = (0..2).map(|_| setup.client()).collect();
     good.iter().for_each(expect_answer);
     let mut third = setup.client();
     third.write_all(&hello(&[Request::Leader])).unwrap();
-    assert_eq!(read_to_end(&mut third), [], "a third client finds no room");
+    assert_eq!(read_to_end(&mut third), b"", "a third client finds no room");
     wait_until("it is gone", || setup.door.stats().open == 2);
     let mut silent = setup.client();
     wait_until("it came in", || setup.door.stats().open == 3);
     let mut link = setup.client();
-    assert_eq!(read_to_end(&mut silent), [], "it made room");
+    assert_eq!(read_to_end(&mut silent), b"", "it made room");
     let sent = hello(&[connect(7, "10.0.0.7:9001")]);
     link.write_all(&sent).unwrap();
     link.read_exact(&mut vec![0; sent.len()]).unwrap();
@@ -115,7 +150,13 @@ fn clients_never_keep_a_link_out() {
 
 #[test]
 fn memory_for_arriving_requests_has_a_limit() {
-    let setup = Setup::new(Limits { collected: 3 << 20, ..Limits::default() }, echo);
+    let setup = Setup::new(
+        Limits {
+            collected: 3 << 20,
+            ..Limits::default()
+        },
+        echo,
+    );
     let mut clients: Vec<_> = (0..4).map(|_| setup.client()).collect();
     clients.iter().for_each(expect_answer);
     let part = [raw(1 << 18, 4, 0, &[]), vec![1; 1 << 20]].concat();
@@ -124,11 +165,15 @@ fn memory_for_arriving_requests_has_a_limit() {
     }
     wait_until("some are refused", || setup.door.stats().refused > 0);
     let refused = clients.iter_mut().filter_map(|client| {
-        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
         let mut answer = [0; 16];
         client.read_exact(&mut answer).ok().map(|()| answer)
     });
-    let codes: Vec<u64> = refused.map(|answer| u64::from_le_bytes(*answer.last_chunk().unwrap())).collect();
+    let codes: Vec<u64> = refused
+        .map(|answer| u64::from_le_bytes(*answer.last_chunk().unwrap()))
+        .collect();
     assert!(!codes.is_empty() && codes.len() < 4, "{codes:?}");
     assert!(codes.iter().all(|code| *code == 7), "{codes:?}");
     drop(clients);
@@ -137,15 +182,18 @@ fn memory_for_arriving_requests_has_a_limit() {
     expect_answer(&client);
     (&client).write_all(&part).unwrap();
     setup.round_trip();
-    wait_until("its memory was given back, so this one may use it", || setup.door.stats().open == 1);
+    wait_until("its memory was given back, so this one may use it", || {
+        setup.door.stats().open == 1
+    });
 }
 
 #[test]
 fn a_panic_costs_one_connection() {
     let setup = Setup::new(Limits::default(), echo);
     let mut peer = setup.client();
-    peer.write_all(&hello(&[connect(13, "10.0.0.13:9001")])).unwrap();
-    assert_eq!(read_to_end(&mut peer), []);
+    peer.write_all(&hello(&[connect(13, "10.0.0.13:9001")]))
+        .unwrap();
+    assert_eq!(read_to_end(&mut peer), b"");
     expect_answer(&setup.client());
 }
 
@@ -176,7 +224,9 @@ fn dialling_a_stuck_engine_ends_at_the_deadline() {
     let (listener, name) = unused_name();
     drop(listener);
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-    socket.bind(&crate::net::local_address(&name).unwrap()).unwrap();
+    socket
+        .bind(&crate::net::local_address(&name).unwrap())
+        .unwrap();
     socket.listen(0).unwrap();
     let (door, _) = open(&name, Limits::default());
     let _filler = door.dial(soon()).unwrap();
@@ -192,34 +242,45 @@ fn descriptors() -> usize {
 
 #[test]
 fn close_is_quick_and_leaves_nothing_behind() {
-    alone("limits::close_is_quick_and_leaves_nothing_behind", || {
-        let engine = Engine::start(echo);
-        let before = descriptors();
-        let (door, at) = open(&engine.name, Limits::default());
-        let clients: Vec<_> = (0..50).map(|_| client(at)).collect();
-        clients.iter().take(25).for_each(expect_answer);
-        let start = Instant::now();
-        door.close();
-        assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
-        for mut client in clients {
-            assert_eq!(read_to_end(&mut client), []);
-        }
-        wait_until("the engine's side is closed too", || engine.log.ended() == 25);
-        drop(door);
-        wait_until("no descriptor is left", || descriptors() == before);
-        assert!(TcpStream::connect(at).is_err());
-    });
+    alone(
+        "tests::limits::close_is_quick_and_leaves_nothing_behind",
+        || {
+            let engine = Engine::start(echo);
+            let before = descriptors();
+            let (door, at) = open(&engine.name, Limits::default());
+            let clients: Vec<_> = (0..50).map(|_| client(at)).collect();
+            clients.iter().take(25).for_each(expect_answer);
+            let start = Instant::now();
+            door.close();
+            assert!(
+                start.elapsed() < Duration::from_millis(100),
+                "{:?}",
+                start.elapsed()
+            );
+            for mut client in clients {
+                assert_eq!(read_to_end(&mut client), b"");
+            }
+            wait_until("the engine's side is closed too", || {
+                engine.log.ended() == 25
+            });
+            drop(door);
+            wait_until("no descriptor is left", || descriptors() == before);
+            assert!(TcpStream::connect(at).is_err());
+        },
+    );
 }
 
 #[test]
 fn an_announced_gigabyte_costs_nothing() {
-    alone("limits::an_announced_gigabyte_costs_nothing", || {
+    alone("tests::limits::an_announced_gigabyte_costs_nothing", || {
         let setup = Setup::new(Limits::default(), echo);
         let clients: Vec<_> = (0..20).map(|_| setup.client()).collect();
         clients.iter().for_each(expect_answer);
         let before = virtual_size();
         for mut client in &clients {
-            client.write_all(&raw((1 << 27) - 1, 4, 0, &[1; 1000])).unwrap();
+            client
+                .write_all(&raw((1 << 27) - 1, 4, 0, &[1; 1000]))
+                .unwrap();
         }
         setup.round_trip();
         assert_eq!(setup.door.stats().refused, 0);
@@ -237,37 +298,53 @@ fn virtual_size() -> usize {
 
 #[test]
 fn without_descriptors_connections_are_turned_away_and_the_door_does_not_spin() {
-    alone("limits::without_descriptors_connections_are_turned_away_and_the_door_does_not_spin", || {
-        let setup = Setup::new(Limits::default(), echo);
-        let sockets: Vec<_> = (0..5).map(|_| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()).collect();
-        setup.round_trip();
-        wait_until("its descriptors are free again", || {
-            setup.door.stats().open == 0 && setup.engine.log.ended() == 1
-        });
-        let mut stat = File::open(door_thread()).unwrap();
-        let mut hoard = Vec::new();
-        while let Ok(file) = File::open("/dev/null") {
-            hoard.push(file);
-        }
-        for socket in &sockets {
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            socket.connect(&setup.at.into()).unwrap();
-            assert!(matches!((&mut &*socket).read(&mut [0]), Ok(0) | Err(_)));
-        }
-        wait_until("all were turned away", || setup.door.stats().refused == 5);
-        let mut text = String::new();
-        stat.read_to_string(&mut text).unwrap();
-        let ticks: u64 = text.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2)
-            .map(|field| field.parse::<u64>().unwrap()).sum();
-        assert!(ticks < 20, "{ticks} ticks of 10 ms used");
-        drop(hoard);
-        expect_answer(&setup.client());
-    });
+    alone(
+        "tests::limits::without_descriptors_connections_are_turned_away_and_the_door_does_not_spin",
+        || {
+            let setup = Setup::new(Limits::default(), echo);
+            let sockets: Vec<_> = (0..5)
+                .map(|_| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())
+                .collect();
+            setup.round_trip();
+            wait_until("its descriptors are free again", || {
+                setup.door.stats().open == 0 && setup.engine.log.ended() == 1
+            });
+            let mut stat = File::open(door_thread()).unwrap();
+            let mut hoard = Vec::new();
+            while let Ok(file) = File::open("/dev/null") {
+                hoard.push(file);
+            }
+            for socket in &sockets {
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.connect(&setup.at.into()).unwrap();
+                assert!(matches!((&mut &*socket).read(&mut [0]), Ok(0) | Err(_)));
+            }
+            wait_until("all were turned away", || setup.door.stats().refused == 5);
+            let mut text = String::new();
+            stat.read_to_string(&mut text).unwrap();
+            let ticks: u64 = text
+                .rsplit(')')
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .skip(11)
+                .take(2)
+                .map(|field| field.parse::<u64>().unwrap())
+                .sum();
+            assert!(ticks < 20, "{ticks} ticks of 10 ms used");
+            drop(hoard);
+            expect_answer(&setup.client());
+        },
+    );
 }
 
 fn door_thread() -> String {
-    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let door = |path: &std::path::PathBuf| fs::read_to_string(path.join("comm")).unwrap().trim() == "dqlite-door";
+    let tasks = fs::read_dir("/proc/self/task")
+        .unwrap()
+        .map(|task| task.unwrap().path());
+    let door = |path: &std::path::PathBuf| {
+        fs::read_to_string(path.join("comm")).unwrap().trim() == "dqlite-door"
+    };
     let task = tasks.into_iter().find(door).unwrap();
     task.join("stat").to_str().unwrap().to_owned()
 }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::harness::*;
 use crate::door::Limits;
@@ -18,7 +19,12 @@ fn refused(bytes: &[u8], code: u64, says: &str) {
     let setup = setup();
     let mut client = setup.client();
     client.write_all(bytes).unwrap();
+    let start = Instant::now();
     let (got, message) = failure(&read_to_end(&mut client));
+    assert!(
+        start.elapsed() < Limits::default().linger / 2,
+        "the end comes at once"
+    );
     assert_eq!(got, code, "{message}");
     assert!(message.contains(says), "{message}");
     assert_eq!(setup.engine.log.connections(), 0);
@@ -40,7 +46,10 @@ fn a_request_and_its_answer_pass_byte_for_byte() {
         let mut got = vec![0; sent.len()];
         client.read_exact(&mut got).unwrap();
         assert_eq!(got, sent);
-        let next = frames(&[Request::Prepare { db: 0, sql: b"SELECT 1" }]);
+        let next = frames(&[Request::Prepare {
+            db: 0,
+            sql: b"SELECT 1",
+        }]);
         client.write_all(&next).unwrap();
         let mut got = vec![0; next.len()];
         client.read_exact(&mut got).unwrap();
@@ -56,7 +65,13 @@ fn a_request_and_its_answer_pass_byte_for_byte() {
 fn the_engine_hears_of_a_dribbled_request_only_when_it_is_whole() {
     let setup = setup();
     let mut client = setup.client();
-    let sent = hello(&[Request::Prepare { db: 0, sql: b"CREATE TABLE t (a, b, c)" }, Request::Leader]);
+    let sent = hello(&[
+        Request::Prepare {
+            db: 0,
+            sql: b"CREATE TABLE t (a, b, c)",
+        },
+        Request::Leader,
+    ]);
     let (first, last) = sent.split_at(sent.len() - frames(&[Request::Leader]).len() - 1);
     for byte in first {
         client.write_all(&[*byte]).unwrap();
@@ -77,10 +92,15 @@ fn the_engine_hears_of_a_dribbled_request_only_when_it_is_whole() {
 fn pipelined_requests_pass_in_order() {
     let setup = setup();
     let mut client = setup.client();
-    let texts: Vec<String> = (0..500).map(|n| format!("SELECT {n}, '{}'", "x".repeat(n))).collect();
+    let texts: Vec<String> = (0..500)
+        .map(|n| format!("SELECT {n}, '{}'", "x".repeat(n)))
+        .collect();
     let requests: Vec<_> = texts
         .iter()
-        .map(|text| Request::Prepare { db: 0, sql: text.as_bytes() })
+        .map(|text| Request::Prepare {
+            db: 0,
+            sql: text.as_bytes(),
+        })
         .collect();
     let sent = hello(&requests);
     let mut writer = client.try_clone().unwrap();
@@ -99,12 +119,20 @@ fn a_request_of_no_words_is_refused() {
 
 #[test]
 fn an_unknown_request_is_refused() {
-    refused(&after_version(&raw(1, 77, 0, &[0; 8])), 1005, "unrecognized request type");
+    refused(
+        &after_version(&raw(1, 77, 0, &[0; 8])),
+        1005,
+        "unrecognized request type",
+    );
 }
 
 #[test]
 fn a_request_that_would_abort_the_engine_is_refused() {
-    refused(&after_version(&raw(1, 18, 0, &9_u64.to_le_bytes())), 15, "DESCRIBE");
+    refused(
+        &after_version(&raw(1, 18, 0, &9_u64.to_le_bytes())),
+        15,
+        "DESCRIBE",
+    );
 }
 
 #[test]
@@ -115,19 +143,35 @@ fn a_header_of_two_gib_or_more_is_refused_at_once() {
 
 #[test]
 fn a_first_request_longer_than_a_name_is_refused_at_once() {
-    refused(&after_version(&raw(1 << 14, 4, 0, &[])), 18, "at most 65536");
+    refused(
+        &after_version(&raw(1 << 14, 4, 0, &[])),
+        18,
+        "at most 65536",
+    );
 }
 
 #[test]
 fn a_request_over_the_limit_is_refused_at_once() {
-    let setup = Setup::new(Limits { request: 1 << 20, ..Limits::default() }, echo);
+    let setup = Setup::new(
+        Limits {
+            request: 1 << 20,
+            ..Limits::default()
+        },
+        echo,
+    );
     let mut client = setup.client();
     let sent = hello(&[Request::Leader]);
     client.write_all(&sent).unwrap();
     client.read_exact(&mut vec![0; sent.len()]).unwrap();
-    client.write_all(&raw((1 << 17) + 1, 4, 0, &[1; 100])).unwrap();
+    client
+        .write_all(&raw((1 << 17) + 1, 4, 0, &[1; 100]))
+        .unwrap();
     let (code, message) = failure(&read_to_end(&mut client));
-    assert_eq!((code, message.contains("1048584 bytes")), (18, true), "{message}");
+    assert_eq!(
+        (code, message.contains("1048584 bytes")),
+        (18, true),
+        "{message}"
+    );
 }
 
 #[test]
@@ -136,7 +180,7 @@ fn a_stranger_is_closed_without_a_word() {
     for word in [0_u64, 2, u64::from_le_bytes(*b"GET / HT")] {
         let mut client = setup.client();
         client.write_all(&word.to_le_bytes()).unwrap();
-        assert_eq!(read_to_end(&mut client), []);
+        assert_eq!(read_to_end(&mut client), b"");
     }
     assert_eq!(setup.engine.log.connections(), 0);
     assert_eq!(setup.door.stats().refused, 3);
@@ -148,9 +192,12 @@ fn a_link_passes_only_if_the_node_expects_it() {
     for (id, address) in [(8, "10.0.0.7:9001"), (7, "10.0.0.8:9001")] {
         let mut client = setup.client();
         client.write_all(&hello(&[connect(id, address)])).unwrap();
-        assert_eq!(read_to_end(&mut client), []);
+        assert_eq!(read_to_end(&mut client), b"");
     }
-    assert_eq!((setup.engine.log.connections(), setup.door.stats().refused), (0, 2));
+    assert_eq!(
+        (setup.engine.log.connections(), setup.door.stats().refused),
+        (0, 2)
+    );
 
     let mut peer = setup.client();
     let sent = hello(&[connect(7, "10.0.0.7:9001")]);
@@ -177,18 +224,27 @@ fn a_later_connect_is_refused() {
     let sent = hello(&[Request::Leader]);
     client.write_all(&sent).unwrap();
     client.read_exact(&mut vec![0; sent.len()]).unwrap();
-    client.write_all(&frames(&[connect(7, "10.0.0.7:9001")])).unwrap();
+    client
+        .write_all(&frames(&[connect(7, "10.0.0.7:9001")]))
+        .unwrap();
     let (code, message) = failure(&read_to_end(&mut client));
-    assert_eq!((code, message.starts_with("CONNECT")), (1005, true), "{message}");
+    assert_eq!(
+        (code, message.starts_with("CONNECT")),
+        (1005, true),
+        "{message}"
+    );
     assert_eq!(*setup.engine.log.received.lock(), sent);
 }
 
-/// Answers only once `blocked` is cleared, and notes the end of the requests, but only after the answer.
+/// Answers only once `blocked` is cleared, and notes the end of the requests, but only after the
+/// answer.
 fn late(stream: &mut UnixStream, log: &super::harness::Log) {
     let mut first = [0; 24];
     stream.read_exact(&mut first).unwrap();
     log.blocked.store(true, Ordering::SeqCst);
-    wait_until("the test lets the engine answer", || !log.blocked.load(Ordering::SeqCst));
+    wait_until("the test lets the engine answer", || {
+        !log.blocked.load(Ordering::SeqCst)
+    });
     let _ = stream.write_all(&first);
     let _ = stream.read_to_end(&mut log.received.lock());
 }
@@ -198,14 +254,24 @@ fn a_refusal_never_overtakes_an_answer() {
     let setup = Setup::new(Limits::default(), late);
     let mut client = setup.client();
     let good = hello(&[Request::Leader]);
-    client.write_all(&[good.clone(), raw(0, 0, 0, &[])].concat()).unwrap();
-    wait_until("the request is there", || setup.engine.log.blocked.load(Ordering::SeqCst));
-    wait_until("the second one is refused", || setup.door.stats().refused == 1);
+    client
+        .write_all(&[good.clone(), raw(0, 0, 0, &[])].concat())
+        .unwrap();
+    wait_until("the request is there", || {
+        setup.engine.log.blocked.load(Ordering::SeqCst)
+    });
+    wait_until("the second one is refused", || {
+        setup.door.stats().refused == 1
+    });
     setup.engine.log.blocked.store(false, Ordering::SeqCst);
     let all = read_to_end(&mut client);
     assert_eq!(all[..good.len()], good);
     assert_eq!(failure(&all[good.len()..]).0, 1005);
-    assert_eq!(*setup.engine.log.received.lock(), [], "nothing of the refused one");
+    assert_eq!(
+        *setup.engine.log.received.lock(),
+        b"",
+        "nothing of the refused one"
+    );
 }
 
 #[test]
@@ -215,17 +281,23 @@ fn a_client_that_sends_no_more_still_gets_its_answer() {
     let sent = hello(&[Request::Leader]);
     client.write_all(&sent).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    wait_until("the request is there", || setup.engine.log.blocked.load(Ordering::SeqCst));
+    wait_until("the request is there", || {
+        setup.engine.log.blocked.load(Ordering::SeqCst)
+    });
     setup.engine.log.blocked.store(false, Ordering::SeqCst);
     assert_eq!(read_to_end(&mut client), sent);
-    wait_until("all is closed", || setup.door.stats().open == 0 && setup.engine.log.ended() == 1);
+    wait_until("all is closed", || {
+        setup.door.stats().open == 0 && setup.engine.log.ended() == 1
+    });
 }
 
 #[test]
 fn the_failure_arrives_although_the_client_goes_on_sending() {
     let setup = setup();
     let mut client = setup.client();
-    client.write_all(&after_version(&raw(u32::MAX, 8, 0, &[]))).unwrap();
+    client
+        .write_all(&after_version(&raw(u32::MAX, 8, 0, &[])))
+        .unwrap();
     let _ = client.write_all(&vec![7; 2_000_000]);
     assert_eq!(failure(&read_to_end(&mut client)).0, 1005);
 }

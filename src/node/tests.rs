@@ -1,0 +1,336 @@
+//! Real engines in this process: what the C ABI cannot show from outside.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::client::Conn;
+use crate::engine;
+use crate::net::Stream;
+use crate::wire::{Params, Request, Response};
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("dqlitepy-node-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    fn names(&self) -> Vec<String> {
+        files::list(&self.0).unwrap_or_default()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn node(id: u64, address: &str, dir: &Dir) -> Node {
+    Node::new(id, address, dir.path(), Vec::new()).unwrap()
+}
+
+fn started(dir: &Dir) -> Node {
+    let node = node(7, &free_address(), dir);
+    node.start().unwrap();
+    node.open_db("test.db").unwrap();
+    node
+}
+
+fn rows(node: &Node, sql: &str) -> String {
+    String::from_utf8(node.query(sql).unwrap()).unwrap()
+}
+
+fn instance(node: &Node) -> Arc<Instance> {
+    Arc::clone(&node.running().unwrap().instance)
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::yield_now();
+    }
+}
+
+const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+/// A connection to the engine's own socket, behind the door, with the test's database open.
+fn connect(node: &Node) -> Conn {
+    let mut conn = Conn::new(Stream::connect_local(&instance(node).socket(), soon()).unwrap());
+    let open = Request::Open {
+        name: b"test.db",
+        flags: 0,
+        vfs: b"volatile",
+    };
+    assert!(matches!(conn.call(&open, soon()).unwrap(), Response::Db { .. }));
+    conn
+}
+
+fn query_sql(sql: &str) -> Request<'_> {
+    Request::QuerySql {
+        db: 0,
+        sql: sql.as_bytes(),
+        params: Params::NONE,
+    }
+}
+
+/// A connection whose statement is running: its first rows have come, the next one never will.
+fn occupy(node: &Node) -> Conn {
+    let mut conn = connect(node);
+    let sql = format!("SELECT hex(zeroblob(4096)) UNION ALL SELECT * FROM ({ENDLESS})");
+    conn.query(&query_sql(&sql), soon()).unwrap();
+    conn
+}
+
+/// DESCRIBE with a format that the engine answers twice, which it then asserts against. The door does not let it pass,
+/// so it goes to the engine's own socket.
+fn strike(node: &Node) {
+    let _ = connect(node).call(&Request::Describe { format: 9 }, soon());
+}
+
+#[test]
+fn an_assertion_loses_one_node_and_nothing_else() {
+    let (dir, other_dir) = (Dir::new("lost"), Dir::new("other"));
+    let (victim, other) = (started(&dir), started(&other_dir));
+    victim.exec("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    other.exec("CREATE TABLE t(a)").unwrap();
+
+    strike(&victim);
+    wait_until("losing the node", || victim.exec("INSERT INTO t VALUES (2)").is_err());
+    let error = victim.query("SELECT 1").unwrap_err();
+    assert_eq!(error.kind(), Kind::Internal);
+    assert!(error.message().contains("assertion"), "{error}");
+
+    other.exec("INSERT INTO t VALUES (3)").unwrap();
+    assert_eq!(rows(&other, "SELECT a FROM t"), r#"[{"a":3}]"#);
+
+    victim.stop().unwrap();
+    victim.start().unwrap();
+    victim.open_db("test.db").unwrap();
+    assert_eq!(rows(&victim, "SELECT a FROM t WHERE a = 1"), r#"[{"a":1}]"#);
+}
+
+#[test]
+fn an_assertion_ends_a_call_that_waits() {
+    let dir = Dir::new("waiting");
+    let victim = started(&dir);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| victim.query(ENDLESS));
+        strike(&victim);
+        let error = waiting.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal, "{error}");
+    });
+    victim.destroy();
+}
+
+#[test]
+fn stop_ends_a_statement_that_would_never_end() {
+    let dir = Dir::new("endless");
+    let node = started(&dir);
+    let _running = occupy(&node);
+    std::thread::scope(|scope| {
+        let endless = scope.spawn(|| node.query(ENDLESS));
+        let began = Instant::now();
+        node.stop().unwrap();
+        assert!(began.elapsed() < Duration::from_secs(10), "stop waited for the statement");
+        let error = endless.join().unwrap().unwrap_err();
+        assert!(matches!(error.kind(), Kind::Shutdown | Kind::Stopped), "{error}");
+    });
+}
+
+#[test]
+fn long_statements_of_one_node_leave_the_others_alone() {
+    let (dir, other_dir) = (Dir::new("slow"), Dir::new("quick"));
+    let (slow, quick) = (started(&dir), started(&other_dir));
+    quick.exec("CREATE TABLE t(a)").unwrap();
+    let _running: Vec<Conn> = (0..8).map(|_| occupy(&slow)).collect();
+    for round in 0..20 {
+        quick.exec(&format!("INSERT INTO t VALUES ({round})")).unwrap();
+    }
+    slow.stop().unwrap();
+}
+
+#[test]
+fn any_id_bootstraps_and_info_decides_afterwards() {
+    for id in [1, 7, engine::BOOTSTRAP_ID, u64::MAX] {
+        let (dir, address) = (Dir::new(&format!("id-{id}")), free_address());
+        let first = node(id, &address, &dir);
+        first.start().unwrap();
+        first.open_db("a").unwrap();
+        first.exec("CREATE TABLE t(a)").unwrap();
+        let members = instance(&first).members().unwrap();
+        assert_eq!((members[0].id, members[0].address.as_str()), (id, address.as_str()));
+        first.stop().unwrap();
+
+        let other_id = node(id ^ 2, &address, &dir).start().unwrap_err();
+        assert!(other_id.message().contains(&id.to_string()), "{other_id}");
+        let other_address = node(id, &free_address(), &dir).start().unwrap_err();
+        assert!(other_address.message().contains(&address), "{other_address}");
+
+        // Nobody chose a generated id, so the directory's own counts.
+        let generated = node(engine::generate_id(&address).unwrap(), &address, &dir);
+        generated.start().unwrap();
+        assert_eq!(instance(&generated).id(), id);
+    }
+}
+
+#[test]
+fn port_zero_is_remembered() {
+    let dir = Dir::new("port");
+    let first = node(7, "127.0.0.1:0", &dir);
+    first.start().unwrap();
+    let address = instance(&first).address().to_owned();
+    assert!(!address.ends_with(":0"));
+    first.stop().unwrap();
+    first.start().unwrap();
+    assert_eq!(instance(&first).address(), address);
+}
+
+#[test]
+fn a_second_handle_attaches_and_the_last_one_stops_the_node() {
+    let (dir, address) = (Dir::new("attach"), free_address());
+    let first = node(7, &address, &dir);
+    first.start().unwrap();
+    first.open_db("a").unwrap();
+    first.exec("CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES (1)").unwrap();
+
+    let second = node(7, &address, &dir);
+    second.start().unwrap();
+    assert_eq!(second.start().unwrap_err().kind(), Kind::Misuse);
+    second.open_db("a").unwrap();
+    // Its session is its own: the other one's transaction is not visible here.
+    assert_eq!(rows(&second, "SELECT a FROM t"), "[]");
+    first.exec("COMMIT").unwrap();
+    assert_eq!(rows(&second, "SELECT a FROM t"), r#"[{"a":1}]"#);
+
+    first.destroy();
+    assert_eq!(rows(&second, "SELECT a FROM t"), r#"[{"a":1}]"#);
+    second.destroy();
+    assert!(Instance::running_on(&dir.0).is_none());
+    let third = node(7, &address, &dir);
+    third.start().unwrap();
+
+    let elsewhere = node(7, &free_address(), &dir).start().unwrap_err();
+    assert!(elsewhere.message().contains(&address), "{elsewhere}");
+}
+
+#[test]
+fn a_failed_start_leaves_nothing() {
+    let dir = Dir::new("nothing");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let blocked = node(7, &address, &dir);
+    let error = blocked.start().unwrap_err();
+    assert!(error.message().contains("in use"), "{error}");
+    assert!(!dir.0.exists());
+
+    // The same handle works once the port is free.
+    drop(taken);
+    blocked.start().unwrap();
+    blocked.stop().unwrap();
+
+    std::fs::write(dir.0.join("info.yaml"), "ID: nonsense\n").unwrap();
+    let before = dir.names();
+    assert!(blocked.start().unwrap_err().message().contains("info.yaml"));
+    assert_eq!(dir.names().len(), before.len());
+}
+
+#[test]
+fn damaged_engine_files_fail_the_start_and_leave_no_descriptor() {
+    let (dir, address) = (Dir::new("damaged"), free_address());
+    let node = node(7, &address, &dir);
+    node.configure(|config| {
+        config.options.auto_recovery = false;
+        Ok(())
+    })
+    .unwrap();
+    node.start().unwrap();
+    node.stop().unwrap();
+    std::fs::write(dir.0.join("0000000000000001-0000000000000001"), [0xff; 64]).unwrap();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let error = node.start().unwrap_err();
+    assert!(error.message().contains("0000000000000001-0000000000000001"), "{error}");
+    let before = descriptors();
+    for _ in 0..20 {
+        node.start().unwrap_err();
+    }
+    // Other tests of this process open and close their own; a leak would be several for each round.
+    assert!(descriptors() < before + 40, "{before} before, {} after", descriptors());
+}
+
+#[test]
+fn a_client_that_vanishes_amid_its_rows_keeps_nothing_open() {
+    let dir = Dir::new("vanish");
+    let node = started(&dir);
+    node.exec(
+        "CREATE TABLE t(a); INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) \
+         SELECT i FROM n",
+    )
+    .unwrap();
+    for _ in 0..10 {
+        connect(&node).query(&query_sql("SELECT a FROM t"), soon()).unwrap();
+    }
+    // The engine asserts in destroy that nobody is left.
+    node.stop().unwrap();
+    node.start().unwrap();
+    node.open_db("test.db").unwrap();
+    assert_eq!(rows(&node, "SELECT count(*) AS n FROM t"), r#"[{"n":50000}]"#);
+}
+
+#[test]
+fn stop_does_not_wait_for_a_client_that_does_not_read() {
+    let dir = Dir::new("deaf");
+    let node = started(&dir);
+    let mut client = TcpStream::connect(instance(&node).address()).unwrap();
+    let mut bytes = 1_u64.to_le_bytes().to_vec();
+    Request::Open {
+        name: b"test.db",
+        flags: 0,
+        vfs: b"volatile",
+    }
+    .encode(&mut bytes);
+    query_sql("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT hex(zeroblob(2000)), i FROM n")
+        .encode(&mut bytes);
+    client.write_all(&bytes).unwrap();
+    let mut first = [0; 64];
+    client.read_exact(&mut first).unwrap();
+    let began = Instant::now();
+    node.stop().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn the_door_admits_members_only() {
+    let dir = Dir::new("admit");
+    let node = started(&dir);
+    let own = instance(&node).address().to_owned();
+    let mut stranger = TcpStream::connect(&own).unwrap();
+    let mut bytes = 1_u64.to_le_bytes().to_vec();
+    Request::Connect {
+        id: 99,
+        address: b"10.0.0.9:9000",
+    }
+    .encode(&mut bytes);
+    stranger.write_all(&bytes).unwrap();
+    let mut rest = Vec::new();
+    stranger.read_to_end(&mut rest).unwrap_or_default();
+    node.exec("CREATE TABLE t(a)").unwrap();
+}

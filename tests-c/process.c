@@ -1,0 +1,473 @@
+/* What the host process may rely on: fork, exit, signals, descriptors, silence; and what survives its death. */
+#include "check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LONG_SELECT "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000000) SELECT count(*) FROM s"
+
+/* A forked child runs `body` and ends with _exit; at most 20 seconds. Its exit code, or minus the signal. */
+static int in_forked_child(void (*body)(void))
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		alarm(20);
+		body();
+		_exit(0);
+	}
+	return wait_for_exit(pid, 25);
+}
+
+/* ---- fork ---- */
+
+static dqlitepy_handle parent_node, parent_client;
+static const char *other_address, *other_dir, *parent_dir, *parent_address;
+
+static void use_handles_of_the_parent(void)
+{
+	double start = now();
+	char *text = NULL;
+	dqlitepy_handle out = 77;
+	CHECK_EXEC_FAILS(parent_node, "INSERT INTO t VALUES(2)", DQLITEPY_MISUSE, "fork");
+	CHECK_QUERY_FAILS(parent_node, "SELECT 1", DQLITEPY_MISUSE, "fork");
+	CHECK_RC(dqlitepy_node_open_db(parent_node, "test.db"), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_start(parent_node), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_stop(parent_node), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_handover(parent_node), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_set_busy_timeout(parent_node, 1), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_client_leader(parent_client, &text), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_client_cluster(parent_client, &text), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_client_add(parent_client, 2, other_address), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_client_remove(parent_client, 2), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_client_close(parent_client), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_create(1, other_address, other_dir, &out), DQLITEPY_MISUSE); /* an engine ran in the parent */
+	CHECK_INT(out, 0);
+	dqlitepy_node_destroy(parent_node); /* without effect on the parent's node */
+	CHECK_WITHIN(start, 1.0);
+}
+
+static void fork_while_running(void)
+{
+	parent_address = free_address(), parent_dir = path_in_test_dir("node");
+	other_address = free_address(), other_dir = path_in_test_dir("other");
+	parent_node = running_node(parent_dir, parent_address);
+	CHECK_OK(dqlitepy_client_create(parent_address, &parent_client));
+	CHECK_EXEC(parent_node, "CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+	for (int i = 0; i < 3; i++) {
+		CHECK_INT(in_forked_child(use_handles_of_the_parent), 0);
+		CHECK_EXEC(parent_node, "INSERT INTO t VALUES(3)"); /* the parent goes on */
+	}
+	CHECK_JSON(parent_node, "SELECT count(*) AS n FROM t", "[{\"n\":4}]");
+	char *leader = NULL;
+	CHECK_OK(dqlitepy_client_leader(parent_client, &leader));
+	dqlitepy_node_destroy(parent_node);
+}
+
+static void begin_in_child(void)
+{
+	CHECK_EXEC_FAILS(parent_node, "ROLLBACK", DQLITEPY_MISUSE, "fork");
+	exit(0); /* with the library's own end in the child: no crash, no wait */
+}
+
+static void fork_inside_a_transaction(void)
+{
+	parent_node = running_node(path_in_test_dir("node"), free_address());
+	CHECK_EXEC(parent_node, "CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES(1)");
+	CHECK_INT(in_forked_child(begin_in_child), 0);
+	CHECK_EXEC(parent_node, "INSERT INTO t VALUES(2); COMMIT");
+	CHECK_JSON(parent_node, "SELECT a FROM t", "[{\"a\":1},{\"a\":2}]");
+	dqlitepy_node_destroy(parent_node);
+}
+
+/* A child that lives on must not keep the port or the directory of a node that its parent ended. */
+static void child_outlives_the_node(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	int until[2];
+	char byte;
+	dqlitepy_handle node = running_node(dir, address);
+	CHECK(pipe2(until, O_CLOEXEC) == 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(until[1]);
+		_exit(read(until[0], &byte, 1) == 0 ? 0 : 1);
+	}
+	close(until[0]);
+	CHECK_OK(dqlitepy_node_stop(node));
+	dqlitepy_node_destroy(node);
+	close(tcp_listen(address)); /* nobody listens there any more */
+	node = running_node(dir, address);
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	dqlitepy_node_destroy(node);
+	close(until[1]);
+	CHECK_INT(wait_for_exit(pid, 5), 0);
+}
+
+static void run_a_node(void)
+{
+	dqlitepy_handle node = running_node(other_dir, other_address);
+	CHECK_EXEC(node, "CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+	CHECK_JSON(node, "SELECT a FROM t", "[{\"a\":1}]");
+	CHECK_OK(dqlitepy_node_stop(node));
+	dqlitepy_node_destroy(node);
+}
+
+/* The child of a process that only loaded the library can do everything. */
+static void fork_before_the_engine(void)
+{
+	CHECK(dqlitepy_version_number() > 0);
+	other_address = free_address(), other_dir = path_in_test_dir("node");
+	CHECK_INT(in_forked_child(run_a_node), 0);
+	dqlitepy_handle node = running_node(other_dir, other_address);
+	CHECK_JSON(node, "SELECT a FROM t", "[{\"a\":1}]");
+	dqlitepy_node_destroy(node);
+}
+
+/* ---- exit ---- */
+
+static void *run_long_select(void *node)
+{
+	char *json = NULL;
+	dqlitepy_node_query(*(dqlitepy_handle *)node, LONG_SELECT, &json);
+	return NULL;
+}
+
+static void *run_inserts(void *node)
+{
+	int64_t id, rows;
+	while (dqlitepy_node_exec(*(dqlitepy_handle *)node, "INSERT INTO t VALUES(1)", &id, &rows) == 0)
+		;
+	return NULL;
+}
+
+/* The helper: a process that ends by exit(0) with a node that runs, and what else `how` says. */
+static int exit_with_node(const char *how, const char *dir, const char *address)
+{
+	static dqlitepy_handle node;
+	pthread_t thread;
+	node = running_node(dir, address);
+	CHECK_EXEC(node, "CREATE TABLE IF NOT EXISTS t(a)");
+	if (strcmp(how, "transaction") == 0)
+		CHECK_EXEC(node, "BEGIN; INSERT INTO t VALUES(1)");
+	if (strcmp(how, "statement") == 0)
+		CHECK(pthread_create(&thread, NULL, run_long_select, &node) == 0);
+	if (strcmp(how, "inserts") == 0)
+		CHECK(pthread_create(&thread, NULL, run_inserts, &node) == 0);
+	if (strcmp(how, "stopped") == 0)
+		CHECK_OK(dqlitepy_node_stop(node));
+	puts("ready");
+	fflush(stdout);
+	exit(0);
+}
+
+static void exit_is_clean(void)
+{
+	static const char *const ways[] = { "idle", "transaction", "statement", "inserts", "stopped" };
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	for (int round = 0; round < 3; round++) {
+		for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+			struct helper helper = start_helper((const char *const[]){ "exit", ways[i], dir, address, NULL });
+			CHECK_TEXT(helper_line(&helper, 10), "ready");
+			double start = now();
+			int code = wait_for_exit(helper.pid, 10);
+			if (code != 0)
+				check_fail(__FILE__, __LINE__, "exit with a node, %s: code %d", ways[i], code);
+			CHECK_WITHIN(start, 2.0);
+			close(helper.in);
+			close(helper.out);
+		}
+	}
+	dqlitepy_node_destroy(running_node(dir, address));
+}
+
+/* ---- signals ---- */
+
+static volatile sig_atomic_t handled;
+
+static void count_signal(int number)
+{
+	(void)number;
+	handled++;
+}
+
+static const int watched[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD, SIGPIPE, SIGALRM, SIGPROF, SIGURG, SIGSEGV, SIGABRT };
+enum { WATCHED = sizeof watched / sizeof *watched };
+
+static void read_signals(struct sigaction *actions, sigset_t *mask)
+{
+	for (int i = 0; i < WATCHED; i++)
+		CHECK(sigaction(watched[i], NULL, &actions[i]) == 0);
+	CHECK(pthread_sigmask(SIG_SETMASK, NULL, mask) == 0);
+}
+
+static void check_signals_as_before(const struct sigaction *before, const sigset_t *mask_before)
+{
+	struct sigaction actions[WATCHED];
+	sigset_t mask;
+	read_signals(actions, &mask);
+	for (int i = 0; i < WATCHED; i++)
+		if (actions[i].sa_handler != before[i].sa_handler || actions[i].sa_flags != before[i].sa_flags)
+			check_fail(__FILE__, __LINE__, "the action of signal %d was changed", watched[i]);
+	for (int i = 1; i < 65; i++)
+		if (sigismember(&mask, i) != sigismember(mask_before, i))
+			check_fail(__FILE__, __LINE__, "signal %d in the mask of this thread was changed", i);
+}
+
+static void signals_stay(void)
+{
+	struct sigaction before[WATCHED], action = { .sa_handler = count_signal, .sa_flags = SA_RESTART };
+	sigset_t mask;
+	CHECK(sigaction(SIGTERM, &action, NULL) == 0 && sigaction(SIGUSR2, &action, NULL) == 0);
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGHUP);
+	CHECK(pthread_sigmask(SIG_BLOCK, &mask, NULL) == 0);
+	read_signals(before, &mask);
+	dqlitepy_handle node = running_node(path_in_test_dir("node"), free_address());
+	check_signals_as_before(before, &mask);
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	CHECK_EXEC_FAILS(node, "NONSENSE", 1001, "syntax");
+	check_signals_as_before(before, &mask);
+	CHECK_OK(dqlitepy_node_stop(node));
+	dqlitepy_node_destroy(node);
+	check_signals_as_before(before, &mask);
+	CHECK(raise(SIGTERM) == 0);
+	CHECK_INT(handled, 1);
+}
+
+/* No thread of the library takes a signal that the host's threads hold back. */
+static void host_signals_do_not_run_in_our_threads(void)
+{
+	struct sigaction action = { .sa_handler = count_signal };
+	const struct timespec second = { .tv_sec = 1 };
+	const int numbers[] = { SIGUSR1, SIGTERM, SIGINT, SIGCHLD, SIGHUP };
+	dqlitepy_handle node = running_node(path_in_test_dir("node"), free_address());
+	CHECK_EXEC(node, "CREATE TABLE t(a)"); /* pools and sessions have their threads by now */
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":0}]");
+	for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+		sigset_t mask;
+		sigemptyset(&mask);
+		sigaddset(&mask, numbers[i]);
+		CHECK(sigaction(numbers[i], &action, NULL) == 0);
+		CHECK(pthread_sigmask(SIG_BLOCK, &mask, NULL) == 0);
+		handled = 0;
+		CHECK(kill(getpid(), numbers[i]) == 0);
+		CHECK_INT(sigtimedwait(&mask, NULL, &second), numbers[i]); /* it is still there for us */
+		CHECK_INT(handled, 0);
+	}
+	dqlitepy_node_destroy(node);
+}
+
+/* A signal that interrupts system calls of the calling thread changes no result. */
+static void *send_signals(void *target)
+{
+	for (int i = 0; i < 2000; i++) {
+		pthread_kill(*(pthread_t *)target, SIGUSR1);
+		sched_yield();
+	}
+	return NULL;
+}
+
+static void interrupted_calls(void)
+{
+	struct sigaction action = { .sa_handler = count_signal }; /* without SA_RESTART */
+	pthread_t self = pthread_self(), sender;
+	dqlitepy_handle node = running_node(path_in_test_dir("node"), free_address());
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+	CHECK(pthread_create(&sender, NULL, send_signals, &self) == 0);
+	for (int i = 0; i < 100; i++) {
+		CHECK_EXEC(node, "INSERT INTO t VALUES(1)");
+		CHECK_JSON(node, "SELECT 1 AS a", "[{\"a\":1}]");
+	}
+	CHECK_OK(dqlitepy_node_stop(node));
+	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK(pthread_join(sender, NULL) == 0);
+	CHECK(handled > 0);
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":100}]");
+	dqlitepy_node_destroy(node);
+}
+
+static void send_bytes(int fd, const char *bytes, size_t n)
+{
+	CHECK_INT(send(fd, bytes, n, MSG_NOSIGNAL), (long long)n);
+}
+
+#define WORD(...) (const char[8]){ __VA_ARGS__ }, 8
+
+/* A client asks for many rows and vanishes, with SIGPIPE at its default: the process lives. */
+static void sigpipe(void)
+{
+	const char *address = free_address();
+	CHECK(signal(SIGPIPE, SIG_DFL) != SIG_ERR);
+	dqlitepy_handle node = running_node(path_in_test_dir("node"), address);
+	for (int i = 0; i < 60; i++) {
+		struct linger at_once = { .l_onoff = 1 };
+		char answer[16];
+		int fd = tcp_connect(address);
+		send_bytes(fd, WORD(1)); /* the version, OPEN "test.db", and a query of 20,000 rows */
+		send_bytes(fd, "\4\0\0\0\3\0\0\0test.db\0\0\0\0\0\0\0\0\0volatile\0\0\0\0\0\0\0\0", 40);
+		CHECK_INT(recv(fd, answer, 16, MSG_WAITALL), 16);
+		CHECK_INT(answer[4], 4); /* DB */
+		static const char sql[] = "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM s WHERE n<20000) SELECT n FROM s;   ";
+		send_bytes(fd, WORD(14, 0, 0, 0, 9));
+		send_bytes(fd, WORD(0));
+		CHECK_INT(sizeof sql, 96);
+		send_bytes(fd, sql, sizeof sql);
+		send_bytes(fd, WORD(0)); /* no parameters */
+		if (i % 2)
+			CHECK_INT(recv(fd, answer, 16, MSG_WAITALL), 16);
+		if (i % 3)
+			setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+		close(fd);
+	}
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	CHECK_OK(dqlitepy_node_stop(node));
+	dqlitepy_node_destroy(node);
+}
+
+/* ---- descriptors and output ---- */
+
+static int count_descriptors(int must_close_on_exec)
+{
+	int n = 0;
+	DIR *dir = opendir("/proc/self/fd");
+	CHECK(dir != NULL);
+	for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+		int fd = atoi(entry->d_name);
+		if (entry->d_name[0] == '.' || fd <= 2 || fd == dirfd(dir))
+			continue;
+		n++;
+		if (must_close_on_exec && !(fcntl(fd, F_GETFD) & FD_CLOEXEC)) {
+			char path[60], target[200] = "";
+			snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+			if (readlink(path, target, sizeof target - 1) < 0)
+				target[0] = 0;
+			check_fail(__FILE__, __LINE__, "descriptor %d (%s) would be inherited by an exec", fd, target);
+		}
+	}
+	closedir(dir);
+	return n;
+}
+
+static void descriptors(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	dqlitepy_handle client = 0;
+	int before = count_descriptors(0), first = 0;
+	for (int i = 0; i < 10; i++) {
+		dqlitepy_handle node = running_node(dir, address);
+		CHECK_OK(dqlitepy_client_create(address, &client));
+		CHECK_EXEC(node, "CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES(1)");
+		int fd = tcp_connect(address);
+		count_descriptors(1);
+		close(fd);
+		CHECK_OK(dqlitepy_client_close(client));
+		CHECK_OK(dqlitepy_node_stop(node));
+		dqlitepy_node_destroy(node);
+		if (i == 0)
+			first = count_descriptors(0); /* what the library keeps for good, if anything */
+	}
+	CHECK(first - before <= 4);
+	CHECK(count_descriptors(0) <= first); /* and no more with each node */
+}
+
+/* A host with stdin, stdout and stderr closed: the library must not write into what got their numbers. */
+static void without_stdio(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	close(0), close(1), close(2);
+	dqlitepy_handle node = running_node(dir, address);
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	CHECK_EXEC_FAILS(node, "NONSENSE", 1001, "syntax");
+	CHECK_OK(dqlitepy_node_stop(node));
+	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK_JSON(node, "SELECT name FROM sqlite_master", "[{\"name\":\"t\"}]");
+	dqlitepy_node_destroy(node);
+}
+
+/* ---- killed ---- */
+
+/* The helper: insert one row after the other and say which ones are acknowledged. */
+static int insert_for_ever(const char *dir, const char *address)
+{
+	dqlitepy_handle node = running_node(dir, address);
+	int64_t id, rows;
+	CHECK_EXEC(node, "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, a)");
+	while (dqlitepy_node_exec(node, "INSERT INTO t(a) VALUES('x')", &id, &rows) == 0) {
+		printf("%lld\n", (long long)id);
+		fflush(stdout);
+	}
+	return 1;
+}
+
+static void killed(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	long long last = 0;
+	for (int round = 0; round < 5; round++) {
+		struct helper helper = start_helper((const char *const[]){ "insert", dir, address, NULL });
+		char sql[100];
+		for (int i = 0; i < 50 + 13 * round; i++)
+			last = atoll(helper_line(&helper, 10));
+		kill(helper.pid, SIGKILL);
+		/* Acknowledgements that were still in the pipe count too. */
+		FILE *rest = fdopen(helper.out, "r");
+		for (char line[40]; fgets(line, sizeof line, rest) && strchr(line, '\n');)
+			last = atoll(line);
+		fclose(rest);
+		close(helper.in);
+		CHECK_INT(wait_for_exit(helper.pid, 10), -SIGKILL);
+		/* All of them are there, and at most one that was written but not acknowledged. */
+		dqlitepy_handle node = running_node(dir, address);
+		snprintf(sql, sizeof sql, "SELECT count(*) = max(id) AS whole, max(id) - %lld IN (0, 1) AS ok FROM t", last);
+		CHECK_JSON(node, sql, "[{\"whole\":1,\"ok\":1}]");
+		CHECK_OK(dqlitepy_node_stop(node));
+		dqlitepy_node_destroy(node);
+	}
+}
+
+static int run_helper(int argc, char **argv)
+{
+	if (argc == 6 && strcmp(argv[2], "exit") == 0)
+		return exit_with_node(argv[3], argv[4], argv[5]);
+	if (argc == 5 && strcmp(argv[2], "insert") == 0)
+		return insert_for_ever(argv[3], argv[4]);
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct test tests[] = {
+		{ "fork_while_running", fork_while_running, 0 },
+		{ "fork_inside_a_transaction", fork_inside_a_transaction, 0 },
+		{ "child_outlives_the_node", child_outlives_the_node, 0 },
+		{ "fork_before_the_engine", fork_before_the_engine, 0 },
+		{ "exit_is_clean", exit_is_clean, 60 },
+		{ "signals_stay", signals_stay, 0 },
+		{ "host_signals_do_not_run_in_our_threads", host_signals_do_not_run_in_our_threads, 0 },
+		{ "interrupted_calls", interrupted_calls, 0 },
+		{ "sigpipe", sigpipe, 0 },
+		{ "descriptors", descriptors, 0 },
+		{ "without_stdio", without_stdio, 0 },
+		{ "killed", killed, 60 },
+		{ NULL, NULL, 0 },
+	};
+	if (argc > 2 && strcmp(argv[1], "--helper") == 0)
+		return run_helper(argc, argv);
+	return check_main(argc, argv, tests);
+}

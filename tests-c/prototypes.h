@@ -1,0 +1,30 @@
+/*
+ * The 25 functions that dqlitepy 0.1.0 calls, written down here a second time, by hand: PROTOTYPE(name, result,
+ * parameters). If the header's declaration differs, the assignments in abi.c and abi.cpp do not compile.
+ */
+PROTOTYPE(dqlitepy_node_create, int, (unsigned long long, const char *, const char *, unsigned long long *))
+PROTOTYPE(dqlitepy_node_create_with_cluster, int,
+	  (unsigned long long, const char *, const char *, const char *, unsigned long long *))
+PROTOTYPE(dqlitepy_node_set_bind_address, int, (unsigned long long, const char *))
+PROTOTYPE(dqlitepy_node_set_auto_recovery, int, (unsigned long long, int))
+PROTOTYPE(dqlitepy_node_set_busy_timeout, int, (unsigned long long, unsigned int))
+PROTOTYPE(dqlitepy_node_set_snapshot_compression, int, (unsigned long long, int))
+PROTOTYPE(dqlitepy_node_set_network_latency_ms, int, (unsigned long long, unsigned int))
+PROTOTYPE(dqlitepy_node_start, int, (unsigned long long))
+PROTOTYPE(dqlitepy_node_handover, int, (unsigned long long))
+PROTOTYPE(dqlitepy_node_stop, int, (unsigned long long))
+PROTOTYPE(dqlitepy_node_destroy, void, (unsigned long long))
+PROTOTYPE(dqlitepy_node_open_db, int, (unsigned long long, const char *))
+PROTOTYPE(dqlitepy_node_exec, int, (unsigned long long, const char *, int64_t *, int64_t *))
+PROTOTYPE(dqlitepy_node_query, int, (unsigned long long, const char *, char **))
+PROTOTYPE(dqlitepy_generate_node_id, unsigned long long, (const char *))
+PROTOTYPE(dqlitepy_client_create, int, (const char *, unsigned long long *))
+PROTOTYPE(dqlitepy_client_close, int, (unsigned long long))
+PROTOTYPE(dqlitepy_client_add, int, (unsigned long long, unsigned long long, const char *))
+PROTOTYPE(dqlitepy_client_remove, int, (unsigned long long, unsigned long long))
+PROTOTYPE(dqlitepy_client_leader, int, (unsigned long long, char **))
+PROTOTYPE(dqlitepy_client_cluster, int, (unsigned long long, char **))
+PROTOTYPE(dqlitepy_last_error, char *, (void))
+PROTOTYPE(dqlitepy_free, void, (void *))
+PROTOTYPE(dqlitepy_version_number, int, (void))
+PROTOTYPE(dqlitepy_version_string, char *, (void))

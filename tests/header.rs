@@ -1,0 +1,28 @@
+//! The committed C header is what the sources say.
+
+/// What build.rs made of the sources of this very build.
+const GENERATED: &str = include_str!(env!("DQLITEPY_GENERATED_HEADER"));
+const COMMITTED: &str = include_str!("../include/dqlitepy.h");
+
+#[test]
+fn the_committed_header_is_the_generated_one() {
+    for (number, (generated, committed)) in GENERATED.lines().zip(COMMITTED.lines()).enumerate() {
+        assert_eq!(generated, committed, "include/dqlitepy.h line {}: run `make header`", number + 1);
+    }
+    assert_eq!(GENERATED.len(), COMMITTED.len(), "run `make header`");
+}
+
+#[test]
+fn every_function_is_documented_with_its_age() {
+    let declarations = COMMITTED.split("/* dqlitepy:cdef:begin */").nth(1).unwrap();
+    let mut functions = 0;
+    for item in declarations.split("/**").skip(1) {
+        let (comment, code) = item.split_once("*/").unwrap();
+        if code.contains('(') {
+            functions += 1;
+            assert!(comment.contains("Since"), "no Since in: {code}");
+        }
+    }
+    assert_eq!(functions, declarations.matches(");").count(), "a function without a comment");
+    assert!(functions >= 25);
+}
