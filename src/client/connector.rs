@@ -15,7 +15,7 @@ use crate::wire::{Request, Response};
 
 /// The pause before the second round; it doubles up to the cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The node in this process, reached without its door.
 pub(crate) trait Local: Send + Sync {

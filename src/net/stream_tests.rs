@@ -134,6 +134,24 @@ fn the_end_of_the_other_side_is_told_from_ours() {
 }
 
 #[test]
+fn only_a_further_read_of_an_answer_hurries_its_sender() {
+    let (stream, mut other) = pairs().remove(0);
+    let hurries = || SockRef::from(&stream.shared.socket).tcp_quickack().unwrap();
+    let mut states = (true, false);
+    // The kernel needs some rounds to take the connection for an interactive one.
+    for _ in 0..30 {
+        stream.write_all(b"request", soon()).unwrap();
+        other.read_exact(&mut [0; 7]).unwrap();
+        other.write_all(b"answer").unwrap();
+        stream.read_some(&mut [0; 3], soon()).unwrap();
+        let first = hurries();
+        stream.read_some(&mut [0; 3], soon()).unwrap();
+        states = (first, hurries());
+    }
+    assert_eq!(states, (false, true));
+}
+
+#[test]
 fn a_stream_is_over_once_all_is_read_and_the_other_side_has_left() {
     for (stream, mut other) in pairs() {
         assert!(!stream.is_over());
