@@ -95,7 +95,7 @@ fn query_sql(sql: &str) -> Request<'_> {
 /// A connection whose statement is running: its first rows have come, the next one never will.
 fn occupy(node: &Node) -> Conn {
     let mut conn = connect(node);
-    let sql = format!("SELECT hex(zeroblob(4096)) UNION ALL SELECT * FROM ({ENDLESS})");
+    let sql = format!("SELECT hex(zeroblob(65536)) UNION ALL SELECT * FROM ({ENDLESS})");
     conn.query(&query_sql(&sql), soon()).unwrap();
     conn
 }
