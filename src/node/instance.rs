@@ -258,14 +258,16 @@ impl Instance {
         files::store_join(&self.dir, files::Join::Reset)?;
         files::store_cluster(&self.dir, peers)?;
         self.watch.set_plan(Plan::Join);
-        self.duties.expect_join();
+        self.watch.learn(peers);
         *self.core.lock() = None;
         core.door.close();
         core.engine.stop()?;
         drop(core);
         files::remove_raft_state(&self.dir)?;
         files::store_join(&self.dir, files::Join::Pending)?;
-        self.open_core(net::listen(&self.bound)?.0)
+        self.open_core(net::listen(&self.bound)?.0)?;
+        self.duties.expect_join();
+        Ok(())
     }
 
     /// Stops for everybody who is attached. Returns at the deadline at the latest; the engine then goes on stopping.

@@ -53,7 +53,6 @@ pub(crate) fn add(client: &Client, id: u64, address: &Address) -> Result<()> {
     if !belongs && leads_blank_cluster_of_its_own(&node)? {
         let peers: Vec<_> = members.iter().map(entry).collect();
         node.rejoin(&peers)?;
-        node.watch().learn(&peers);
         let deadline = Instant::now() + limits::CLIENT_CALL;
         return node.duties().wait_joined(deadline);
     }
