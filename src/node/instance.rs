@@ -18,6 +18,7 @@ use crate::door::{self, Door};
 use crate::engine::{self, Engine, Start};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log;
 use crate::net::{self, Address, Stream};
 use crate::node::Config;
 use crate::node::files::{self, Created, Entry};
@@ -84,6 +85,7 @@ impl Instance {
         match started {
             Ok(instance) => {
                 RUNNING.lock().push(Arc::downgrade(&instance));
+                log::info(format_args!("node {} at {} started in {}", instance.id, instance.address, config.dir.display()));
                 Ok(instance)
             }
             Err((error, prepared)) => {
@@ -148,6 +150,7 @@ impl Instance {
             Kind::Shutdown,
             format!("the node at {} was stopped during the call", self.address),
         ));
+        log::info(format_args!("node {} at {} is stopping", self.id, self.address));
         self.door.close();
         let (done, wait) = mpsc::channel();
         let stopping = thread::Builder::new().name("dqlite-stop".to_owned()).spawn(move || {
@@ -237,6 +240,7 @@ impl engine::Owner for Watch {
 
     fn lost(&self, reason: &str) {
         let _ = self.lost.set(reason.to_owned());
+        log::error(format_args!("node {} at {} is lost: {reason}", self.me.id, self.me.address));
         self.wake_all(&lost(reason));
     }
 }
