@@ -57,7 +57,7 @@ def why_not():
     if tried.returncode:
         return f"no network namespaces here: {tried.stderr.strip()}"
     try:
-        tried = run("ip", "-n", name, "link", "add", "b", "type", "bridge", check=False)
+        tried = run("ip", "-n", name, "link", "add", "br0", "type", "bridge", check=False)
         return f"no bridges here: {tried.stderr.strip()}" if tried.returncode else None
     finally:
         run("ip", "netns", "del", name)
@@ -207,9 +207,8 @@ class Reply:
         return self.value
 
     def __str__(self):
-        command = {name: value for name, value in self.command.items() if name != "id"}
         outcome = f"code {self.code} after {self.seconds:.2f} s: {self.error}" if self.code is not None else "no answer"
-        return f"{self.worker.label}: {command}: {outcome}"
+        return f"{self.worker.label}: {self.command['op']} {self.command['with']}: {outcome}"
 
 
 class Worker:
@@ -249,7 +248,7 @@ class Worker:
     def send(self, op, **arguments):
         """A reply to wait for."""
         number = next(self.numbers)
-        command = {"id": number, "op": op, **arguments}
+        command = {"id": number, "op": op, "with": arguments}
         reply = Reply(self, command)
         with self.lock:
             if not self.ended:

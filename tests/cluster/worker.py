@@ -1,6 +1,6 @@
 """One process with one node, commanded by lines of JSON on stdin; tests/cluster/harness.py is the other side.
 
-A command is {"id": n, "op": name, ...}; each runs in a thread of its own, so that one may wait while others go on, and its
+A command is {"id": n, "op": name, "with": {...}}; each runs in a thread of its own, so that one may wait while others go on, and its
 answer is {"id": n, "code": the library's code, "error": its message, "value": ..., "seconds": ...}. Writers are loops of
 statements inside this process: before a statement is sent, and again when its result is known, a line is appended to the
 writer's file with one write(2), so that a SIGKILL loses no acknowledgement. Only functions of include/dqlitepy.h are used.
@@ -203,11 +203,11 @@ class Process:
     # The loop.
 
     def answer(self, command):
-        number, op = command.pop("id"), command.pop("op")
+        number, op = command["id"], command["op"]
         began = time.monotonic()
         reply = {"id": number, "code": OK, "error": None, "value": None}
         try:
-            reply["value"] = getattr(self, op)(**command)
+            reply["value"] = getattr(self, op)(**command["with"])
         except Failed as failed:
             reply.update(code=failed.code, error=failed.message)
         except Exception as fault:  # a fault of the test itself
