@@ -45,7 +45,7 @@ def cluster(network, tmp_path):
     try:
         yield make
         for one in made:
-            one.__exit__(None, None, None)
+            one.finish()
     finally:
         for one in made:
             one.close()

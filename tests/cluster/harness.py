@@ -24,6 +24,8 @@ import threading
 import time
 from pathlib import Path
 
+import checkers
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LIBRARY = Path(os.environ.setdefault("DQLITEPY_LIBRARY", str(ROOT / "target/release/libdqlitepy.so"))).resolve()
@@ -378,6 +380,8 @@ class Cluster:
         self.work.mkdir(parents=True, exist_ok=True)
         self.workers = []
         self.observed = set()
+        self.closed = False
+        self.writers = itertools.count(1)
         self.net = Net(size)
         try:
             self.list = ",".join(self.net.address(number) for number in range(1, size + 1))
@@ -393,18 +397,24 @@ class Cluster:
         return self
 
     def __exit__(self, kind, error, trace):
+        self.finish(failed=kind is not None)
+
+    def finish(self, failed=False):
+        """The end, which is clean only if no process died by itself or wrote anything."""
+        if self.closed:
+            return
         try:
-            self.net.heal()
             deaths = [death for death in (worker.died() for worker in self.workers) if death]
             noises = [f"{worker.label} wrote: {worker.said()}" for worker in self.workers if worker.said()]
         finally:
             self.close()
-        if kind is None:
+        if not failed:
             assert not deaths and not noises, "; ".join(deaths + noises)
         elif deaths or noises:
             print("also:", "; ".join(deaths + noises))
 
     def close(self):
+        self.closed = True
         for worker in self.workers:
             if worker.alive:
                 worker.process.kill()
@@ -435,6 +445,10 @@ class Cluster:
             self.observed.add(addresses)
         return self.observer.call(op, name=addresses, **arguments)
 
+    def is_up(self, node):
+        """Whether its door is open, whatever it is behind it."""
+        return self.observer.ok("connects", address=node.address)
+
     def leader(self, seconds=20.0, addresses=None):
         """The node that leads, once there is one."""
         found = wait_until(lambda: self.find_leader(addresses), seconds, "a leader")
@@ -454,6 +468,19 @@ class Cluster:
 
         wait_until(ask, seconds, lambda: str(replies[0]))
         return {member["id"]: (member["address"], member["role"]) for member in replies[0].value}
+
+    def write(self, node, kind="rows", **settings):
+        """A writer in the node's process; its name. A name is used once, so that its records have a file of their own."""
+        name = f"{node.label}-{kind}-{next(self.writers)}"
+        node.worker.ok("write", writer=name, kind=kind, file=str(self.work / f"{name}.records"), **settings)
+        return name
+
+    def records(self, name):
+        return checkers.load(self.work / f"{name}.records")
+
+    def all_records(self, kind):
+        files = sorted(self.work.glob(f"*-{kind}-*.records"))
+        return [operation for file in files for operation in checkers.load(file)]
 
     def followers(self):
         leader = self.leader()

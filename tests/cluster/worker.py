@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -192,8 +193,14 @@ class Process:
             writer.join()
         self.writers.clear()
 
-    def ping(self):
-        return os.getpid()
+    def connects(self, address):
+        """Whether somebody listens there."""
+        host, port = address.rsplit(":", 1)
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def keep_writers_out(self, name):
         with self.life:
