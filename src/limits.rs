@@ -32,3 +32,12 @@ pub(crate) const RESPONSE: u64 = 2 << 30;
 
 /// Sessions that one handle keeps for reads while its main one is busy.
 pub(crate) const SPARES: usize = 16;
+
+/// Messages that wait for the log callback; a host that reads slower loses the rest and is told how many.
+pub(crate) const LOG_QUEUE: usize = 1000;
+
+/// A message to the log callback is cut after so many bytes; an address list can be long.
+pub(crate) const LOG_MESSAGE: usize = 4096;
+
+/// What the messages that still wait may take when the log callback is removed.
+pub(crate) const LOG_DRAIN: Duration = Duration::from_secs(1);

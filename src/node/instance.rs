@@ -17,6 +17,7 @@ use crate::engine::fork::NotForChildren;
 use crate::engine::{self, Engine, Status};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log;
 use crate::net::{self, Address, Stream};
 use crate::node::Config;
 use crate::node::duties::Duties;
@@ -91,6 +92,7 @@ impl Instance {
         match Self::open(config, me, plan, bound, listener) {
             Ok(instance) => {
                 RUNNING.lock().push(Arc::downgrade(&instance));
+                log::info(format_args!("node {} at {} started in {}", instance.me.id, instance.me.address, config.dir.display()));
                 instance.duties.begin(&instance);
                 Ok(instance)
             }
@@ -280,6 +282,7 @@ impl Instance {
             Kind::Shutdown,
             format!("the node at {} was stopped during the call", self.me.address),
         ));
+        log::info(format_args!("node {} at {} is stopping", self.me.id, self.me.address));
         core.door.close();
         let (done, wait) = mpsc::channel();
         net::sys::spawn("dqlite-stop", move || {

@@ -73,6 +73,10 @@ void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
 struct sqlite3;
 void glue_watch_client(struct sqlite3 *conn, int fd);
 
+/* The statement that runs next on this connection of SQLite belongs to the client behind this socket. */
+struct sqlite3;
+void glue_watch_client(struct sqlite3 *conn, int fd);
+
 bool glue_is_lost(struct glue_node *node);
 
 #endif
