@@ -59,13 +59,10 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("UvFsReadCompressedFile", "glue_read_snapshot"),
         ],
     ),
-<<<<<<< HEAD
     (
         "src/raft/replication.c",
         &[("progressMaybeDecrement", "glue_progress_decrement")],
     ),
-=======
->>>>>>> extras
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
 ];

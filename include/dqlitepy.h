@@ -28,8 +28,6 @@ extern "C" {
 
 
 /**
-<<<<<<< HEAD
-=======
  * Details for whoever looks for a fault. Since 0.2.0.
  */
 #define DQLITEPY_LOG_DEBUG 1
@@ -50,7 +48,6 @@ extern "C" {
 #define DQLITEPY_LOG_ERROR 4
 
 /**
->>>>>>> extras
  * The call succeeded.
  */
 #define DQLITEPY_OK 0
@@ -147,15 +144,12 @@ typedef unsigned long long dqlitepy_handle;
 typedef unsigned long long dqlitepy_node_id;
 
 /**
-<<<<<<< HEAD
-=======
  * Receives a message of the library: `data` as it was given to dqlitepy_set_log_callback, a level DQLITEPY_LOG_..., and a
  * NUL-terminated UTF-8 text that lives until the callback returns. It must not throw. Since 0.2.0.
  */
 typedef void (*dqlitepy_log_callback)(void *data, int level, const char *message);
 
 /**
->>>>>>> extras
  * A member of a cluster, as dqlitepy_client_cluster describes it in JSON.
  */
 typedef struct {
@@ -257,23 +251,6 @@ int dqlitepy_version_number(void);
 char *dqlitepy_version_string(void);
 
 /**
-<<<<<<< HEAD
- * Makes a node that is a cluster of its own. It does not run yet and touches neither disk nor network.
- *
- * `id` is its raft id: not 0, and the same at every start. `address` is a NUL-terminated UTF-8 "host:port" at which other
- * nodes and clients reach it; port 0 lets the kernel choose one, which the directory then remembers. `data_dir` is a
- * NUL-terminated UTF-8 path, created with mode 0700 at start if it is missing. `handle_out` receives the handle, to be
- * given back with dqlitepy_node_destroy; 0 on failure. A directory that belongs to a node already decides: another
- * address, or another id than that one or the generated one, fails at start.
- * Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
- */
-int dqlitepy_node_create(dqlitepy_node_id id,
-                         const char *address,
-                         const char *data_dir,
-                         dqlitepy_handle *handle_out);
-
-/**
-=======
  * Sets who is told what the library has to say: at most one callback per process; NULL removes it. Without one, nothing is
  * said; the library never writes to stdout or stderr.
  *
@@ -304,7 +281,6 @@ int dqlitepy_node_create(dqlitepy_node_id id,
                          dqlitepy_handle *handle_out);
 
 /**
->>>>>>> extras
  * Makes a node of a cluster whose members are listed. It does not run yet and touches neither disk nor network.
  *
  * `cluster_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001", the same for every member; blanks,
