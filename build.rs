@@ -263,6 +263,8 @@ fn link() {
     for symbol in WRAPPED {
         println!("cargo:rustc-link-arg=-Wl,--wrap={symbol}");
     }
+    // SQLite's mathematical functions.
+    println!("cargo:rustc-link-lib=m");
     // A symbol that nobody defines is found here and not by the first user.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
     // The engine's threads and the pthread_atfork handler outlive a dlclose.

@@ -222,8 +222,8 @@ impl Node {
     fn call<T>(&self, call: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
         let running = self.running()?;
         let _inside = running.calls.read();
-        running.wake.check()?;
         running.instance.check()?;
+        running.wake.check()?;
         call(&running).map_err(|error| running.instance.explain(error))
     }
 
