@@ -227,6 +227,10 @@ impl Instance {
         self.core().map(drop)
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.core.lock().is_none()
+    }
+
     /// What a failed call says if the node was lost meanwhile.
     pub(crate) fn explain(&self, error: Error) -> Error {
         match self.watch.check() {
