@@ -3,6 +3,7 @@
 mod conn;
 mod connector;
 mod members;
+mod roles;
 
 pub(crate) use conn::{Broken, Conn};
 pub(crate) use connector::{Connector, Local};
