@@ -27,241 +27,280 @@ extern "C" {
 /* dqlitepy:cdef:begin */
 
 
-/*
- The call succeeded.
+/**
+ * The call succeeded.
  */
 #define DQLITEPY_OK 0
 
-/*
- Memory ran out.
+/**
+ * Memory ran out.
  */
 #define DQLITEPY_NOMEM 1
 
-/*
- An argument, a file or a configuration is not acceptable.
+/**
+ * An argument, a file or a configuration is not acceptable.
  */
 #define DQLITEPY_INVALID 2
 
-/*
- The handle, node or object does not exist.
+/**
+ * The handle, node or object does not exist.
  */
 #define DQLITEPY_NOTFOUND 3
 
-/*
- The call is not allowed now: not running, running already, no database open, a forked child.
+/**
+ * The call is not allowed now: not running, running already, no database open, a forked child.
  */
 #define DQLITEPY_MISUSE 4
 
-/*
- No leader was found before the deadline; the message lists each node that was asked, with its own reason.
+/**
+ * No leader was found before the deadline; the message lists each node that was asked, with its own reason.
  */
 #define DQLITEPY_NOLEADER 5
 
-/*
- The node or client was stopped or destroyed during the call.
+/**
+ * The node or client was stopped or destroyed during the call.
  */
 #define DQLITEPY_SHUTDOWN 6
 
-/*
- The node is stopped.
+/**
+ * The node is stopped.
  */
 #define DQLITEPY_STOPPED 7
 
-/*
- A failure of the operating system, the engine or this library; the message says which.
+/**
+ * A failure of the operating system, the engine or this library; the message says which.
  */
 #define DQLITEPY_INTERNAL 8
 
-/*
- The deadline passed. Nothing was changed; a retry is safe. Since 0.2.0.
+/**
+ * The deadline passed. Nothing was changed; a retry is safe. Since 0.2.0.
  */
 #define DQLITEPY_TIMEOUT 100
 
-/*
- It is not known whether the statement was applied: look before you repeat it. Since 0.2.0.
+/**
+ * It is not known whether the statement was applied: look before you repeat it. Since 0.2.0.
  */
 #define DQLITEPY_UNKNOWN 101
 
-/*
- The connection was lost. Nothing was changed; a retry is safe. Since 0.2.0.
+/**
+ * The connection was lost. Nothing was changed; a retry is safe. Since 0.2.0.
  */
 #define DQLITEPY_RETRY 102
 
-/*
- The transaction is gone and nothing of it was kept; every call fails until ROLLBACK. Since 0.2.0.
+/**
+ * The transaction is gone and nothing of it was kept; every call fails until ROLLBACK. Since 0.2.0.
  */
 #define DQLITEPY_TRANSACTION_LOST 103
 
-/*
- SQLite refused: this plus SQLite's primary result code, so 1001 is a syntax error or a missing table, 1005 "database is
- locked", 1019 a constraint. Since 0.2.0.
+/**
+ * SQLite refused: this plus SQLite's primary result code, so 1001 is a syntax error or a missing table, 1005 "database is
+ * locked", 1019 a constraint. Since 0.2.0.
  */
 #define DQLITEPY_SQL 1000
 
-/*
- The node votes and holds the data.
+/**
+ * The node votes and holds the data.
  */
 #define DQLITEPY_VOTER 0
 
-/*
- The node holds the data and does not vote.
+/**
+ * The node holds the data and does not vote.
  */
 #define DQLITEPY_STANDBY 1
 
-/*
- The node is a member and holds no data.
+/**
+ * The node is a member and holds no data.
  */
 #define DQLITEPY_SPARE 2
 
-/*
- Stands for a node or a client. Never 0, never used twice.
+/**
+ * Stands for a node or a client. Never 0, never used twice.
  */
 typedef unsigned long long dqlitepy_handle;
 
-/*
- The raft id of a node: never 0.
+/**
+ * The raft id of a node: never 0.
  */
 typedef unsigned long long dqlitepy_node_id;
 
-/*
- A member of a cluster, as dqlitepy_client_cluster describes it in JSON.
+/**
+ * A member of a cluster, as dqlitepy_client_cluster describes it in JSON.
  */
 typedef struct {
   dqlitepy_node_id id;
   char *address;
-  /*
-   DQLITEPY_VOTER, DQLITEPY_STANDBY or DQLITEPY_SPARE.
+  /**
+   * DQLITEPY_VOTER, DQLITEPY_STANDBY or DQLITEPY_SPARE.
    */
   int role;
 } dqlitepy_node_info;
 
-/*
- Makes a client of the cluster that the given nodes belong to. Does not connect yet.
-
- `addresses_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001"; blanks, empty entries and doubles
- are ignored. `handle_out` receives the handle, to be closed with dqlitepy_client_close; 0 on failure.
- Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
-
- # Safety
- `addresses_csv` is NULL or a NUL-terminated string, `handle_out` is NULL or writable.
+/**
+ * Makes a client of the cluster that the given nodes belong to. Does not connect yet.
+ *
+ * `addresses_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001"; blanks, empty entries and doubles
+ * are ignored. `handle_out` receives the handle, to be closed with dqlitepy_client_close; 0 on failure.
+ * Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
  */
-int dqlitepy_client_create(const char *addresses_csv, dqlitepy_handle *handle_out);
+int dqlitepy_client_create(const char *addresses_csv,
+                           dqlitepy_handle *handle_out);
 
-/*
- Closes a client. Its calls that are under way end by their own deadline.
-
- Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
+/**
+ * Closes a client. Its calls that are under way end by their own deadline.
+ *
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
  */
 int dqlitepy_client_close(dqlitepy_handle handle);
 
-/*
- Makes the node `id` at `address`, which must be running, a voter of the cluster.
-
- `address` is a NUL-terminated UTF-8 "host:port". A node that is a voter already is success; one that belongs to a
- cluster of its own is refused with DQLITEPY_MISUSE. Blocks until the cluster has agreed, 10 s at most.
- Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
- DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
-
- # Safety
- `address` is NULL or a NUL-terminated string.
+/**
+ * Makes the node `id` at `address` a member of the cluster, and a voter of it if it answers.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port". An address that does not answer is added as a spare, which is success
+ * too: it costs the cluster no vote, and the role in dqlitepy_client_cluster says what the node became. A node that is a
+ * member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
+ * DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
+ * dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
+ * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
+ * Since 0.1.0.
  */
-int dqlitepy_client_add(dqlitepy_handle handle, dqlitepy_node_id id, const char *address);
+int dqlitepy_client_add(dqlitepy_handle handle,
+                        dqlitepy_node_id id,
+                        const char *address);
 
-/*
- Takes the node `id` out of the cluster. The last member cannot be removed (DQLITEPY_MISUSE).
-
- Blocks until the cluster has agreed, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
- DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN or DQLITEPY_INTERNAL.
- Since 0.1.0.
+/**
+ * Takes the node `id` out of the cluster. If it leads, another node does first.
+ *
+ * Refused with DQLITEPY_MISUSE: the last member, and a voter without which the voters that answer are no majority.
+ * Blocks until the cluster has agreed, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
+ * DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or
+ * DQLITEPY_INTERNAL. Since 0.1.0.
  */
-int dqlitepy_client_remove(dqlitepy_handle handle, dqlitepy_node_id id);
+int dqlitepy_client_remove(dqlitepy_handle handle,
+                           dqlitepy_node_id id);
 
-/*
- The address of the leader.
-
- `address_out` receives a string that the caller frees with dqlitepy_free; NULL on failure. Blocks until a leader is
- found, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID or DQLITEPY_NOLEADER. Since 0.1.0.
-
- # Safety
- `address_out` is NULL or writable.
+/**
+ * The address of the leader.
+ *
+ * `address_out` receives a string that the caller frees with dqlitepy_free; NULL on failure. Blocks until a leader is
+ * found, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID or DQLITEPY_NOLEADER. Since 0.1.0.
  */
 int dqlitepy_client_leader(dqlitepy_handle handle, char **address_out);
 
-/*
- The members of the cluster as a JSON array: `[{"id": 1, "address": "127.0.0.1:9001", "role": 0}]`.
-
- `json_out` receives a string that the caller frees with dqlitepy_free; NULL on failure. Blocks until the leader has
- answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT,
- DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
-
- # Safety
- `json_out` is NULL or writable.
+/**
+ * The members of the cluster as a JSON array: `[{"id": 1, "address": "127.0.0.1:9001", "role": 0}]`.
+ *
+ * `json_out` receives a string that the caller frees with dqlitepy_free; NULL on failure. Blocks until the leader has
+ * answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT,
+ * DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
  */
-int dqlitepy_client_cluster(dqlitepy_handle handle, char **json_out);
+int dqlitepy_client_cluster(dqlitepy_handle handle,
+                            char **json_out);
 
-/*
- The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.
+/**
+ * Gives the node `id` a role: DQLITEPY_VOTER, DQLITEPY_STANDBY or DQLITEPY_SPARE. The role that it has is success.
+ *
+ * A leader that loses its vote lets another voter lead first. Refused with DQLITEPY_MISUSE: the only voter, and a voter
+ * without which the voters that answer are no majority; with DQLITEPY_RETRY: a vote for a node that does not answer.
+ * Nodes that manage roles may change it again to reach their own targets. Blocks until the cluster has agreed, which for
+ * a voter includes that the node has caught up, 10 s at most; DQLITEPY_UNKNOWN then means that it goes on.
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member), DQLITEPY_INVALID (handle or role),
+ * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
+ * Since 0.2.0.
+ */
+int dqlitepy_client_assign(dqlitepy_handle handle,
+                           dqlitepy_node_id id,
+                           int role);
 
- NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it.
- Since 0.1.0.
+/**
+ * Lets the voter `id` lead, or with 0 any voter but the one that leads now. The one that leads already is success.
+ *
+ * Blocks until another node leads, 10 s at most; statements under way at the old leader may fail meanwhile.
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member), DQLITEPY_INVALID, DQLITEPY_MISUSE (no voter),
+ * DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY (no other voter answers) or DQLITEPY_INTERNAL
+ * (the node could not take over; the old leader goes on). Since 0.2.0.
+ */
+int dqlitepy_client_transfer(dqlitepy_handle handle, dqlitepy_node_id id);
+
+/**
+ * Asks the node at `address` for its failure domain and its weight.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port". Either output may be NULL; they receive 0 on failure. Voters are
+ * spread over failure domains, and of two nodes the one with less weight is promoted first.
+ * Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or
+ * a host name that has no address), DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
+ */
+int dqlitepy_client_describe(dqlitepy_handle handle,
+                             const char *address,
+                             unsigned long long *failure_domain_out,
+                             unsigned long long *weight_out);
+
+/**
+ * Sets the weight of the node at `address`: lighter ones are promoted first, heavier ones demoted first. The node forgets
+ * it when it stops.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port". Blocks until the node has answered, 10 s at most.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
+ * DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a failure it may have been set. Since 0.2.0.
+ */
+int dqlitepy_client_set_weight(dqlitepy_handle handle,
+                               const char *address,
+                               unsigned long long weight);
+
+/**
+ * The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.
+ *
+ * NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it.
+ * Since 0.1.0.
  */
 char *dqlitepy_last_error(void);
 
-/*
- Frees a string that a function of this library returned.
-
- `ptr` may be NULL; otherwise it must come from this library and not be used again. The result of
- dqlitepy_version_string is static and left alone. Since 0.1.0.
-
- # Safety
- As said.
+/**
+ * Frees a string that a function of this library returned.
+ *
+ * `ptr` may be NULL; otherwise it must come from this library and not be used again. The result of
+ * dqlitepy_version_string is static and left alone. Since 0.1.0.
  */
 void dqlitepy_free(void *ptr);
 
-/*
- An id for the node at `address`: always the same one for the same text, never 0, 1 or go-dqlite's bootstrap id.
-
- `address` is a NUL-terminated UTF-8 string. Returns 0, and sets the last error, if it is NULL or not UTF-8.
- Does not block. Since 0.1.0.
-
- # Safety
- `address` is NULL or a NUL-terminated string.
+/**
+ * An id for the node at `address`: always the same one for the same text, never 0, 1 or go-dqlite's bootstrap id.
+ *
+ * `address` is a NUL-terminated UTF-8 string. Returns 0, and sets the last error, if it is NULL or not UTF-8.
+ * Does not block. Since 0.1.0.
  */
 dqlitepy_node_id dqlitepy_generate_node_id(const char *address);
 
-/*
- The version of this library as major * 10000 + minor * 100 + patch. Since 0.1.0.
+/**
+ * The version of this library as major * 10000 + minor * 100 + patch. Since 0.1.0.
  */
 int dqlitepy_version_number(void);
 
-/*
- The version of this library, such as "0.2.0". Static; not to be freed. Since 0.1.0.
+/**
+ * The version of this library, such as "0.2.0". Static; not to be freed. Since 0.1.0.
  */
 char *dqlitepy_version_string(void);
 
-/*
- Makes a node that is a cluster of its own. It does not run yet and touches neither disk nor network.
-
- `id` is its raft id: not 0, and the same at every start. `address` is a NUL-terminated UTF-8 "host:port" at which other
- nodes and clients reach it; port 0 lets the kernel choose one, which the directory then remembers. `data_dir` is a
- NUL-terminated UTF-8 path, created with mode 0700 at start if it is missing. `handle_out` receives the handle, to be
- given back with dqlitepy_node_destroy; 0 on failure. A directory that belongs to a node already decides: another
- address, or another id than that one or the generated one, fails at start.
- Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
-
- # Safety
- The strings are NULL or NUL-terminated, `handle_out` is NULL or writable.
+/**
+ * Makes a node that is a cluster of its own. It does not run yet and touches neither disk nor network.
+ *
+ * `id` is its raft id: not 0, and the same at every start. `address` is a NUL-terminated UTF-8 "host:port" at which other
+ * nodes and clients reach it; port 0 lets the kernel choose one, which the directory then remembers. `data_dir` is a
+ * NUL-terminated UTF-8 path, created with mode 0700 at start if it is missing. `handle_out` receives the handle, to be
+ * given back with dqlitepy_node_destroy; 0 on failure. A directory that belongs to a node already decides: another
+ * address, or another id than that one or the generated one, fails at start.
+ * Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
  */
-int dqlitepy_node_create(dqlitepy_node_id id, const char *address, const char *data_dir, dqlitepy_handle *handle_out);
+int dqlitepy_node_create(dqlitepy_node_id id,
+                         const char *address,
+                         const char *data_dir,
+                         dqlitepy_handle *handle_out);
 
-/*
- Makes a node of a cluster whose members are listed. It does not run yet and touches neither disk nor network.
-
- `cluster_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001", the same for every member; blanks,
- empty entries and doubles are ignored. The rest is as for dqlitepy_node_create. Since 0.1.0.
-
- # Safety
- The strings are NULL or NUL-terminated, `handle_out` is NULL or writable.
+/**
+ * Makes a node of a cluster whose members are listed. It does not run yet and touches neither disk nor network.
+ *
+ * `cluster_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001", the same for every member; blanks,
+ * empty entries and doubles are ignored. The rest is as for dqlitepy_node_create. Since 0.1.0.
  */
 int dqlitepy_node_create_with_cluster(dqlitepy_node_id id,
                                       const char *address,
@@ -269,204 +308,183 @@ int dqlitepy_node_create_with_cluster(dqlitepy_node_id id,
                                       const char *cluster_csv,
                                       dqlitepy_handle *handle_out);
 
-/*
- Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
-
- `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
-
- # Safety
- `address` is NULL or a NUL-terminated string.
+/**
+ * Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_bind_address(dqlitepy_handle handle, const char *address);
 
-/*
- Sets whether a start may set damaged log segments aside (on: the default) or fails and names them (0: off).
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
+/**
+ * Sets whether a start may set damaged log segments aside (on: the default) or fails and names them (0: off).
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_auto_recovery(dqlitepy_handle handle, int enabled);
 
-/*
- Sets how long a write waits for another connection's transaction to end, in milliseconds; 5000 unless set, 0 = not at
- all.
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
+/**
+ * Sets how long a write waits for another connection's transaction to end, in milliseconds; 5000 unless set, 0 = not at
+ * all.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_busy_timeout(dqlitepy_handle handle, unsigned int msecs);
 
-/*
- Sets whether snapshots are compressed with LZ4 (on: the default).
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
+/**
+ * Sets whether snapshots are compressed with LZ4 (on: the default).
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_snapshot_compression(dqlitepy_handle handle, int enabled);
 
-/*
- Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
- that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
+/**
+ * Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
+ * that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_network_latency_ms(dqlitepy_handle handle, unsigned int ms);
 
-/*
- Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.2.0.
+/**
+ * Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
  */
 int dqlitepy_node_set_timeout(dqlitepy_handle handle, unsigned int msecs);
 
-/*
- Starts the node. If it runs in this process already under another handle, this handle joins it.
-
- Blocks until the node serves. On failure the directory is as it was before.
- Returns DQLITEPY_OK, DQLITEPY_INVALID (address, directory, identity), DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (running
- already) or DQLITEPY_INTERNAL (port or directory in use, damaged files; the message names them). Since 0.1.0.
+/**
+ * Starts the node. If it runs in this process already under another handle, this handle joins it.
+ *
+ * Blocks until the node serves. On failure the directory is as it was before.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID (address, directory, identity), DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (running
+ * already) or DQLITEPY_INTERNAL (port or directory in use, damaged files; the message names them). Since 0.1.0.
  */
 int dqlitepy_node_start(dqlitepy_handle handle);
 
-/*
- Gives the lead and the vote to other members, if there are any; alone it is success.
-
- Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running) or DQLITEPY_STOPPED.
- Since 0.1.0.
+/**
+ * Gives the lead and the vote to other members, if there are any; alone it is success.
+ *
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running) or DQLITEPY_STOPPED.
+ * Since 0.1.0.
  */
 int dqlitepy_node_handover(dqlitepy_handle handle);
 
-/*
- Stops the node, for every handle that stands for it. Calls under way return DQLITEPY_SHUTDOWN. It can be started again.
-
- Blocks until the engine has stopped, 30 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
- DQLITEPY_MISUSE (never started), DQLITEPY_STOPPED, DQLITEPY_TIMEOUT (it goes on stopping) or DQLITEPY_INTERNAL.
- Since 0.1.0.
+/**
+ * Stops the node, for every handle that stands for it. Calls under way return DQLITEPY_SHUTDOWN. It can be started again.
+ *
+ * Blocks until the engine has stopped, 30 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
+ * DQLITEPY_MISUSE (never started), DQLITEPY_STOPPED, DQLITEPY_TIMEOUT (it goes on stopping) or DQLITEPY_INTERNAL.
+ * Since 0.1.0.
  */
 int dqlitepy_node_stop(dqlitepy_handle handle);
 
-/*
- Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
-
- An unknown handle is ignored. Blocks until the engine has stopped, 30 s at most. Since 0.1.0.
+/**
+ * Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
+ *
+ * An unknown handle is ignored. Blocks until the engine has stopped, 30 s at most. Since 0.1.0.
  */
 void dqlitepy_node_destroy(dqlitepy_handle handle);
 
-/*
- Opens a database, creating it if it does not exist, and makes it the one that exec and query of this handle work on.
-
- `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'. Each database of a handle has a
- session of its own: a transaction that is open in one stays open when another one is opened.
- Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout).
- Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
- DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED or DQLITEPY_INTERNAL. Since 0.1.0.
-
- # Safety
- `db_name` is NULL or a NUL-terminated string.
+/**
+ * Opens a database, creating it if it does not exist, and makes it the one that exec and query of this handle work on.
+ *
+ * `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'. Each database of a handle has a
+ * session of its own: a transaction that is open in one stays open when another one is opened.
+ * Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout).
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
+ * DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED or DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_node_open_db(dqlitepy_handle handle, const char *db_name);
 
-/*
- Runs SQL: any number of statements, of any kind; rows that they yield are dropped.
-
- `sql` is a NUL-terminated UTF-8 string. `last_insert_id_out` and `rows_affected_out` may be NULL; they receive the
- numbers of the last INSERT, REPLACE, UPDATE or DELETE of the text, 0 if there is none or on failure. Outside a
- transaction each statement is committed by itself: after an error the ones before it stay.
- Calls of several threads on one handle wait for each other. Blocks until the change is committed by a majority, 30 s at
- most (dqlitepy_node_set_timeout).
- Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE,
- DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY,
- DQLITEPY_TRANSACTION_LOST or DQLITEPY_INTERNAL. Since 0.1.0.
-
- # Safety
- `sql` is NULL or a NUL-terminated string, the other pointers are NULL or writable.
+/**
+ * Runs SQL: any number of statements, of any kind; rows that they yield are dropped.
+ *
+ * `sql` is a NUL-terminated UTF-8 string. `last_insert_id_out` and `rows_affected_out` may be NULL; they receive the
+ * numbers of the last INSERT, REPLACE, UPDATE or DELETE of the text, 0 if there is none or on failure. Outside a
+ * transaction each statement is committed by itself: after an error the ones before it stay.
+ * Calls of several threads on one handle wait for each other. Blocks until the change is committed by a majority, 30 s at
+ * most (dqlitepy_node_set_timeout).
+ * Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE,
+ * DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY,
+ * DQLITEPY_TRANSACTION_LOST or DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_node_exec(dqlitepy_handle handle,
                        const char *sql,
                        int64_t *last_insert_id_out,
                        int64_t *rows_affected_out);
 
-/*
- Runs one statement and returns its rows as a JSON array of objects, keys in the order of the columns.
-
- `sql` is a NUL-terminated UTF-8 string; more than one statement is an error, none at all gives `[]`. `json_out`
- receives a string that the caller frees with dqlitepy_free; NULL on failure. Integers are exact, reals the shortest
- text that reads back the same (infinities as 9e999), BOOLEAN columns true or false, DATE, DATETIME and TIMESTAMP
- columns RFC 3339; texts and blobs are strings in which bytes that are not UTF-8 are the escapes \udc80 to \udcff.
- Blocks and returns as dqlitepy_node_exec. Since 0.1.0.
-
- # Safety
- `sql` is NULL or a NUL-terminated string, `json_out` is NULL or writable.
+/**
+ * Runs one statement and returns its rows as a JSON array of objects, keys in the order of the columns.
+ *
+ * `sql` is a NUL-terminated UTF-8 string; more than one statement is an error, none at all gives `[]`. `json_out`
+ * receives a string that the caller frees with dqlitepy_free; NULL on failure. Integers are exact, reals the shortest
+ * text that reads back the same (infinities as 9e999), BOOLEAN columns true or false, DATE, DATETIME and TIMESTAMP
+ * columns RFC 3339; texts and blobs are strings in which bytes that are not UTF-8 are the escapes \udc80 to \udcff.
+ * Blocks and returns as dqlitepy_node_exec. Since 0.1.0.
  */
 int dqlitepy_node_query(dqlitepy_handle handle, const char *sql, char **json_out);
 
-/*
- The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.
-
- NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it.
- Since 0.1.0.
+/**
+ * The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.
+ *
+ * NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it.
+ * Since 0.1.0.
  */
 char *dqlitepy_last_error(void);
 
-/*
- Frees a string that a function of this library returned.
-
- `ptr` may be NULL; otherwise it must come from this library and not be used again. The result of
- dqlitepy_version_string is static and left alone. Since 0.1.0.
-
- # Safety
- As said.
+/**
+ * Frees a string that a function of this library returned.
+ *
+ * `ptr` may be NULL; otherwise it must come from this library and not be used again. The result of
+ * dqlitepy_version_string is static and left alone. Since 0.1.0.
  */
 void dqlitepy_free(void *ptr);
 
-/*
- An id for the node at `address`: always the same one for the same text, never 0, 1 or go-dqlite's bootstrap id.
-
- `address` is a NUL-terminated UTF-8 string. Returns 0, and sets the last error, if it is NULL or not UTF-8.
- Does not block. Since 0.1.0.
-
- # Safety
- `address` is NULL or a NUL-terminated string.
+/**
+ * An id for the node at `address`: always the same one for the same text, never 0, 1 or go-dqlite's bootstrap id.
+ *
+ * `address` is a NUL-terminated UTF-8 string. Returns 0, and sets the last error, if it is NULL or not UTF-8.
+ * Does not block. Since 0.1.0.
  */
 dqlitepy_node_id dqlitepy_generate_node_id(const char *address);
 
-/*
- The version of this library as major * 10000 + minor * 100 + patch. Since 0.1.0.
+/**
+ * The version of this library as major * 10000 + minor * 100 + patch. Since 0.1.0.
  */
 int dqlitepy_version_number(void);
 
-/*
- The version of this library, such as "0.2.0". Static; not to be freed. Since 0.1.0.
+/**
+ * The version of this library, such as "0.2.0". Static; not to be freed. Since 0.1.0.
  */
 char *dqlitepy_version_string(void);
 
-/*
- Makes a node that is a cluster of its own. It does not run yet and touches neither disk nor network.
-
- `id` is its raft id: not 0, and the same at every start. `address` is a NUL-terminated UTF-8 "host:port" at which other
- nodes and clients reach it; port 0 lets the kernel choose one, which the directory then remembers. `data_dir` is a
- NUL-terminated UTF-8 path, created with mode 0700 at start if it is missing. `handle_out` receives the handle, to be
- given back with dqlitepy_node_destroy; 0 on failure. A directory that belongs to a node already decides: another
- address, or another id than that one or the generated one, fails at start.
- Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
-
- # Safety
- The strings are NULL or NUL-terminated, `handle_out` is NULL or writable.
+/**
+ * Makes a node that is a cluster of its own. It does not run yet and touches neither disk nor network.
+ *
+ * `id` is its raft id: not 0, and the same at every start. `address` is a NUL-terminated UTF-8 "host:port" at which other
+ * nodes and clients reach it; port 0 lets the kernel choose one, which the directory then remembers. `data_dir` is a
+ * NUL-terminated UTF-8 path, created with mode 0700 at start if it is missing. `handle_out` receives the handle, to be
+ * given back with dqlitepy_node_destroy; 0 on failure. A directory that belongs to a node already decides: another
+ * address, or another id than that one or the generated one, fails at start.
+ * Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
  */
-int dqlitepy_node_create(dqlitepy_node_id id, const char *address, const char *data_dir, dqlitepy_handle *handle_out);
+int dqlitepy_node_create(dqlitepy_node_id id,
+                         const char *address,
+                         const char *data_dir,
+                         dqlitepy_handle *handle_out);
 
-/*
- Makes a node of a cluster whose members are listed. It does not run yet and touches neither disk nor network.
-
- `cluster_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001", the same for every member; blanks,
- empty entries and doubles are ignored. The rest is as for dqlitepy_node_create. Since 0.1.0.
-
- # Safety
- The strings are NULL or NUL-terminated, `handle_out` is NULL or writable.
+/**
+ * Makes a node of a cluster whose members are listed. It does not run yet and touches neither disk nor network.
+ *
+ * `cluster_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001", the same for every member; blanks,
+ * empty entries and doubles are ignored. The rest is as for dqlitepy_node_create. Since 0.1.0.
  */
 int dqlitepy_node_create_with_cluster(dqlitepy_node_id id,
                                       const char *address,
@@ -474,204 +492,240 @@ int dqlitepy_node_create_with_cluster(dqlitepy_node_id id,
                                       const char *cluster_csv,
                                       dqlitepy_handle *handle_out);
 
-/*
- Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
-
- `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
-
- # Safety
- `address` is NULL or a NUL-terminated string.
+/**
+ * Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_bind_address(dqlitepy_handle handle, const char *address);
 
-/*
- Sets whether a start may set damaged log segments aside (on: the default) or fails and names them (0: off).
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
+/**
+ * Sets whether a start may set damaged log segments aside (on: the default) or fails and names them (0: off).
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_auto_recovery(dqlitepy_handle handle, int enabled);
 
-/*
- Sets how long a write waits for another connection's transaction to end, in milliseconds; 5000 unless set, 0 = not at
- all.
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
+/**
+ * Sets how long a write waits for another connection's transaction to end, in milliseconds; 5000 unless set, 0 = not at
+ * all.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_busy_timeout(dqlitepy_handle handle, unsigned int msecs);
 
-/*
- Sets whether snapshots are compressed with LZ4 (on: the default).
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
+/**
+ * Sets whether snapshots are compressed with LZ4 (on: the default).
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_snapshot_compression(dqlitepy_handle handle, int enabled);
 
-/*
- Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
- that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.1.0.
+/**
+ * Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
+ * that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
  */
 int dqlitepy_node_set_network_latency_ms(dqlitepy_handle handle, unsigned int ms);
 
-/*
- Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
-
- Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- Does not block. Since 0.2.0.
+/**
+ * Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
  */
 int dqlitepy_node_set_timeout(dqlitepy_handle handle, unsigned int msecs);
 
-/*
- Starts the node. If it runs in this process already under another handle, this handle joins it.
-
- Blocks until the node serves. On failure the directory is as it was before.
- Returns DQLITEPY_OK, DQLITEPY_INVALID (address, directory, identity), DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (running
- already) or DQLITEPY_INTERNAL (port or directory in use, damaged files; the message names them). Since 0.1.0.
+/**
+ * Starts the node. If it runs in this process already under another handle, this handle joins it.
+ *
+ * Blocks until the node serves. On failure the directory is as it was before.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID (address, directory, identity), DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (running
+ * already) or DQLITEPY_INTERNAL (port or directory in use, damaged files; the message names them). Since 0.1.0.
  */
 int dqlitepy_node_start(dqlitepy_handle handle);
 
-/*
- Gives the lead and the vote to other members, if there are any; alone it is success.
-
- Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running) or DQLITEPY_STOPPED.
- Since 0.1.0.
+/**
+ * Gives the lead and the vote to other members, if there are any; alone it is success.
+ *
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running) or DQLITEPY_STOPPED.
+ * Since 0.1.0.
  */
 int dqlitepy_node_handover(dqlitepy_handle handle);
 
-/*
- Stops the node, for every handle that stands for it. Calls under way return DQLITEPY_SHUTDOWN. It can be started again.
-
- Blocks until the engine has stopped, 30 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
- DQLITEPY_MISUSE (never started), DQLITEPY_STOPPED, DQLITEPY_TIMEOUT (it goes on stopping) or DQLITEPY_INTERNAL.
- Since 0.1.0.
+/**
+ * Stops the node, for every handle that stands for it. Calls under way return DQLITEPY_SHUTDOWN. It can be started again.
+ *
+ * Blocks until the engine has stopped, 30 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
+ * DQLITEPY_MISUSE (never started), DQLITEPY_STOPPED, DQLITEPY_TIMEOUT (it goes on stopping) or DQLITEPY_INTERNAL.
+ * Since 0.1.0.
  */
 int dqlitepy_node_stop(dqlitepy_handle handle);
 
-/*
- Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
-
- An unknown handle is ignored. Blocks until the engine has stopped, 30 s at most. Since 0.1.0.
+/**
+ * Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
+ *
+ * An unknown handle is ignored. Blocks until the engine has stopped, 30 s at most. Since 0.1.0.
  */
 void dqlitepy_node_destroy(dqlitepy_handle handle);
 
-/*
- Opens a database, creating it if it does not exist, and makes it the one that exec and query of this handle work on.
-
- `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'. Each database of a handle has a
- session of its own: a transaction that is open in one stays open when another one is opened.
- Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout).
- Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
- DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED or DQLITEPY_INTERNAL. Since 0.1.0.
-
- # Safety
- `db_name` is NULL or a NUL-terminated string.
+/**
+ * Opens a database, creating it if it does not exist, and makes it the one that exec and query of this handle work on.
+ *
+ * `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'. Each database of a handle has a
+ * session of its own: a transaction that is open in one stays open when another one is opened.
+ * Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout).
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
+ * DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED or DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_node_open_db(dqlitepy_handle handle, const char *db_name);
 
-/*
- Runs SQL: any number of statements, of any kind; rows that they yield are dropped.
-
- `sql` is a NUL-terminated UTF-8 string. `last_insert_id_out` and `rows_affected_out` may be NULL; they receive the
- numbers of the last INSERT, REPLACE, UPDATE or DELETE of the text, 0 if there is none or on failure. Outside a
- transaction each statement is committed by itself: after an error the ones before it stay.
- Calls of several threads on one handle wait for each other. Blocks until the change is committed by a majority, 30 s at
- most (dqlitepy_node_set_timeout).
- Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE,
- DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY,
- DQLITEPY_TRANSACTION_LOST or DQLITEPY_INTERNAL. Since 0.1.0.
-
- # Safety
- `sql` is NULL or a NUL-terminated string, the other pointers are NULL or writable.
+/**
+ * Runs SQL: any number of statements, of any kind; rows that they yield are dropped.
+ *
+ * `sql` is a NUL-terminated UTF-8 string. `last_insert_id_out` and `rows_affected_out` may be NULL; they receive the
+ * numbers of the last INSERT, REPLACE, UPDATE or DELETE of the text, 0 if there is none or on failure. Outside a
+ * transaction each statement is committed by itself: after an error the ones before it stay.
+ * Calls of several threads on one handle wait for each other. Blocks until the change is committed by a majority, 30 s at
+ * most (dqlitepy_node_set_timeout).
+ * Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE,
+ * DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY,
+ * DQLITEPY_TRANSACTION_LOST or DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_node_exec(dqlitepy_handle handle,
                        const char *sql,
                        int64_t *last_insert_id_out,
                        int64_t *rows_affected_out);
 
-/*
- Runs one statement and returns its rows as a JSON array of objects, keys in the order of the columns.
-
- `sql` is a NUL-terminated UTF-8 string; more than one statement is an error, none at all gives `[]`. `json_out`
- receives a string that the caller frees with dqlitepy_free; NULL on failure. Integers are exact, reals the shortest
- text that reads back the same (infinities as 9e999), BOOLEAN columns true or false, DATE, DATETIME and TIMESTAMP
- columns RFC 3339; texts and blobs are strings in which bytes that are not UTF-8 are the escapes \udc80 to \udcff.
- Blocks and returns as dqlitepy_node_exec. Since 0.1.0.
-
- # Safety
- `sql` is NULL or a NUL-terminated string, `json_out` is NULL or writable.
+/**
+ * Runs one statement and returns its rows as a JSON array of objects, keys in the order of the columns.
+ *
+ * `sql` is a NUL-terminated UTF-8 string; more than one statement is an error, none at all gives `[]`. `json_out`
+ * receives a string that the caller frees with dqlitepy_free; NULL on failure. Integers are exact, reals the shortest
+ * text that reads back the same (infinities as 9e999), BOOLEAN columns true or false, DATE, DATETIME and TIMESTAMP
+ * columns RFC 3339; texts and blobs are strings in which bytes that are not UTF-8 are the escapes \udc80 to \udcff.
+ * Blocks and returns as dqlitepy_node_exec. Since 0.1.0.
  */
 int dqlitepy_node_query(dqlitepy_handle handle, const char *sql, char **json_out);
 
-/*
- Makes a client of the cluster that the given nodes belong to. Does not connect yet.
-
- `addresses_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001"; blanks, empty entries and doubles
- are ignored. `handle_out` receives the handle, to be closed with dqlitepy_client_close; 0 on failure.
- Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
-
- # Safety
- `addresses_csv` is NULL or a NUL-terminated string, `handle_out` is NULL or writable.
+/**
+ * Makes a client of the cluster that the given nodes belong to. Does not connect yet.
+ *
+ * `addresses_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001"; blanks, empty entries and doubles
+ * are ignored. `handle_out` receives the handle, to be closed with dqlitepy_client_close; 0 on failure.
+ * Returns DQLITEPY_OK or DQLITEPY_INVALID. Does not block. Since 0.1.0.
  */
-int dqlitepy_client_create(const char *addresses_csv, dqlitepy_handle *handle_out);
+int dqlitepy_client_create(const char *addresses_csv,
+                           dqlitepy_handle *handle_out);
 
-/*
- Closes a client. Its calls that are under way end by their own deadline.
-
- Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
+/**
+ * Closes a client. Its calls that are under way end by their own deadline.
+ *
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
  */
 int dqlitepy_client_close(dqlitepy_handle handle);
 
-/*
- Makes the node `id` at `address`, which must be running, a voter of the cluster.
-
- `address` is a NUL-terminated UTF-8 "host:port". A node that is a voter already is success; one that belongs to a
- cluster of its own is refused with DQLITEPY_MISUSE. Blocks until the cluster has agreed, 10 s at most.
- Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
- DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
-
- # Safety
- `address` is NULL or a NUL-terminated string.
+/**
+ * Makes the node `id` at `address` a member of the cluster, and a voter of it if it answers.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port". An address that does not answer is added as a spare, which is success
+ * too: it costs the cluster no vote, and the role in dqlitepy_client_cluster says what the node became. A node that is a
+ * member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
+ * DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
+ * dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
+ * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
+ * Since 0.1.0.
  */
-int dqlitepy_client_add(dqlitepy_handle handle, dqlitepy_node_id id, const char *address);
+int dqlitepy_client_add(dqlitepy_handle handle,
+                        dqlitepy_node_id id,
+                        const char *address);
 
-/*
- Takes the node `id` out of the cluster. The last member cannot be removed (DQLITEPY_MISUSE).
-
- Blocks until the cluster has agreed, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
- DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN or DQLITEPY_INTERNAL.
- Since 0.1.0.
+/**
+ * Takes the node `id` out of the cluster. If it leads, another node does first.
+ *
+ * Refused with DQLITEPY_MISUSE: the last member, and a voter without which the voters that answer are no majority.
+ * Blocks until the cluster has agreed, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
+ * DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or
+ * DQLITEPY_INTERNAL. Since 0.1.0.
  */
-int dqlitepy_client_remove(dqlitepy_handle handle, dqlitepy_node_id id);
+int dqlitepy_client_remove(dqlitepy_handle handle,
+                           dqlitepy_node_id id);
 
-/*
- The address of the leader.
-
- `address_out` receives a string that the caller frees with dqlitepy_free; NULL on failure. Blocks until a leader is
- found, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID or DQLITEPY_NOLEADER. Since 0.1.0.
-
- # Safety
- `address_out` is NULL or writable.
+/**
+ * The address of the leader.
+ *
+ * `address_out` receives a string that the caller frees with dqlitepy_free; NULL on failure. Blocks until a leader is
+ * found, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID or DQLITEPY_NOLEADER. Since 0.1.0.
  */
 int dqlitepy_client_leader(dqlitepy_handle handle, char **address_out);
 
-/*
- The members of the cluster as a JSON array: `[{"id": 1, "address": "127.0.0.1:9001", "role": 0}]`.
-
- `json_out` receives a string that the caller frees with dqlitepy_free; NULL on failure. Blocks until the leader has
- answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT,
- DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
-
- # Safety
- `json_out` is NULL or writable.
+/**
+ * The members of the cluster as a JSON array: `[{"id": 1, "address": "127.0.0.1:9001", "role": 0}]`.
+ *
+ * `json_out` receives a string that the caller frees with dqlitepy_free; NULL on failure. Blocks until the leader has
+ * answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT,
+ * DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
  */
-int dqlitepy_client_cluster(dqlitepy_handle handle, char **json_out);
+int dqlitepy_client_cluster(dqlitepy_handle handle,
+                            char **json_out);
+
+/**
+ * Gives the node `id` a role: DQLITEPY_VOTER, DQLITEPY_STANDBY or DQLITEPY_SPARE. The role that it has is success.
+ *
+ * A leader that loses its vote lets another voter lead first. Refused with DQLITEPY_MISUSE: the only voter, and a voter
+ * without which the voters that answer are no majority; with DQLITEPY_RETRY: a vote for a node that does not answer.
+ * Nodes that manage roles may change it again to reach their own targets. Blocks until the cluster has agreed, which for
+ * a voter includes that the node has caught up, 10 s at most; DQLITEPY_UNKNOWN then means that it goes on.
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member), DQLITEPY_INVALID (handle or role),
+ * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
+ * Since 0.2.0.
+ */
+int dqlitepy_client_assign(dqlitepy_handle handle,
+                           dqlitepy_node_id id,
+                           int role);
+
+/**
+ * Lets the voter `id` lead, or with 0 any voter but the one that leads now. The one that leads already is success.
+ *
+ * Blocks until another node leads, 10 s at most; statements under way at the old leader may fail meanwhile.
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member), DQLITEPY_INVALID, DQLITEPY_MISUSE (no voter),
+ * DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY (no other voter answers) or DQLITEPY_INTERNAL
+ * (the node could not take over; the old leader goes on). Since 0.2.0.
+ */
+int dqlitepy_client_transfer(dqlitepy_handle handle, dqlitepy_node_id id);
+
+/**
+ * Asks the node at `address` for its failure domain and its weight.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port". Either output may be NULL; they receive 0 on failure. Voters are
+ * spread over failure domains, and of two nodes the one with less weight is promoted first.
+ * Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or
+ * a host name that has no address), DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
+ */
+int dqlitepy_client_describe(dqlitepy_handle handle,
+                             const char *address,
+                             unsigned long long *failure_domain_out,
+                             unsigned long long *weight_out);
+
+/**
+ * Sets the weight of the node at `address`: lighter ones are promoted first, heavier ones demoted first. The node forgets
+ * it when it stops.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port". Blocks until the node has answered, 10 s at most.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
+ * DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a failure it may have been set. Since 0.2.0.
+ */
+int dqlitepy_client_set_weight(dqlitepy_handle handle,
+                               const char *address,
+                               unsigned long long weight);
 
 /* dqlitepy:cdef:end */
 

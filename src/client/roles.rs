@@ -147,6 +147,15 @@ pub(crate) fn should_resign(peers: &[Peer], me: u64) -> bool {
         && is_majority(others, votes_now - 1)
 }
 
+/// Whether the others still have a majority of voters that is there once `id` has no vote any more.
+pub(crate) fn can_spare(peers: &[Peer], id: u64) -> bool {
+    let others = with_role(peers, Role::Voter).filter(|peer| peer.id != id);
+    is_majority(
+        others.clone().filter(|peer| peer.online).count(),
+        others.count(),
+    )
+}
+
 /// Who could lead instead of `me`, in order of preference. [app-behaviour 9]
 pub(crate) fn next_leaders(peers: &[Peer], me: u64) -> Vec<u64> {
     let mut voters: Vec<&Peer> = online(peers, Role::Voter)
@@ -217,7 +226,7 @@ fn reserves(peers: &[Peer]) -> Vec<&Peer> {
         .collect()
 }
 
-fn with_role(peers: &[Peer], role: Role) -> impl Iterator<Item = &Peer> {
+fn with_role(peers: &[Peer], role: Role) -> impl Iterator<Item = &Peer> + Clone {
     peers.iter().filter(move |peer| peer.role == role)
 }
 

@@ -239,3 +239,14 @@ fn the_lightest_voter_that_is_there_leads_next() {
     assert_eq!(next_leaders(&members("V V+2 V+1 v S P"), 1), [3, 2]);
     assert_eq!(next_leaders(&members("V P"), 1), [0; 0]);
 }
+
+#[test]
+fn a_voter_can_be_spared_while_the_others_have_a_majority() {
+    let spares = |text: &str| can_spare(&members(text), 1);
+    assert!(spares("V V"));
+    assert!(spares("V V V"));
+    assert!(spares("v V V v V"));
+    assert!(!spares("V V v"), "one of two would be left");
+    assert!(!spares("V"), "none would be left");
+    assert!(!spares("V S P"));
+}
