@@ -24,6 +24,8 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[
             ("sqlite3_column_decltype", "glue_column_decltype"),
             ("sqlite3_column_type", "glue_column_type"),
+            ("sqlite3_column_count", "glue_part_begins"),
+            ("buffer__offset", "glue_part_fill"),
         ],
     ),
     ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),
@@ -39,6 +41,22 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[
             ("transport__write", "glue_transport_write"),
             ("gateway__close", "glue_gateway_close"),
+        ],
+    ),
+    (
+        "src/gateway.c",
+        &[
+            ("sqlite3_step", "glue_step_to_end"),
+            ("stmt__registry_get", "glue_stmt_get"),
+            ("raft_remove", "glue_raft_remove"),
+            ("leader_exec", "glue_leader_exec"),
+        ],
+    ),
+    (
+        "src/raft/uv_snapshot.c",
+        &[
+            ("UvFsReadFile", "glue_read_snapshot"),
+            ("UvFsReadCompressedFile", "glue_read_snapshot"),
         ],
     ),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
@@ -71,8 +89,11 @@ fn build() -> Result<()> {
     println!("cargo:rerun-if-changed=vendor/glue");
 
     let includes = include_dirs(&engine)?;
-    compile_engine(&engine, &includes)?;
-    compile_glue(&root.join("vendor/glue"), &engine, &includes)?;
+    // One archive, because engine and glue need each other and GNU ld reads every archive only once.
+    let mut library = cc::Build::new();
+    library.objects(compile_engine(&engine, &includes)?);
+    library.objects(compile_glue(&root.join("vendor/glue"), &engine, &includes)?);
+    library.compile("dqlite_engine");
     bind(&root, &engine, &includes)?;
     write_header(&root)?;
     link();
@@ -130,7 +151,7 @@ fn compiler(includes: &[PathBuf]) -> cc::Build {
     cc
 }
 
-fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<()> {
+fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut plain = compiler(includes);
     plain.warnings(false);
     for file in sources(&engine.join("src"))? {
@@ -139,7 +160,7 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<()> {
             plain.file(file);
         }
     }
-    plain.compile("dqlite_engine");
+    let mut objects = plain.try_compile_intermediates()?;
 
     for (name, replacements) in REPLACED {
         let file = engine.join(name);
@@ -152,19 +173,18 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<()> {
             }
             changed.define(theirs, *ours);
         }
-        changed.compile(&format!("dqlite_{}", name.replace(['/', '.'], "_")));
+        objects.extend(changed.try_compile_intermediates()?);
     }
-    Ok(())
+    Ok(objects)
 }
 
-fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf]) -> Result<()> {
+fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut cc = compiler(includes);
     cc.warnings(true).flag("-Wno-unused-parameter").include(engine);
     for file in sources(glue)? {
         cc.file(file);
     }
-    cc.compile("dqlitepy_glue");
-    Ok(())
+    Ok(cc.try_compile_intermediates()?)
 }
 
 /// All C files below `dir`, sorted, so that builds are alike.
@@ -204,10 +224,8 @@ fn write_header(root: &Path) -> Result<()> {
     println!("cargo:rerun-if-changed=cbindgen.toml");
     println!("cargo:rerun-if-changed=src/ffi");
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml"))?;
-    let mut builder = cbindgen::Builder::new().with_config(config);
-    for file in ["mod.rs", "ret.rs", "library.rs", "node.rs", "client.rs"] {
-        builder = builder.with_src(root.join("src/ffi").join(file));
-    }
+    // cbindgen follows the `mod` lines from there.
+    let builder = cbindgen::Builder::new().with_config(config).with_src(root.join("src/ffi/mod.rs"));
     let mut generated = Vec::new();
     builder.generate()?.write(&mut generated);
     let text = without_safety(&String::from_utf8(generated)?).replace("@VERSION@", &env::var("CARGO_PKG_VERSION")?);

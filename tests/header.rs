@@ -1,5 +1,8 @@
 //! The committed C header is what the sources say.
 
+// Links the crate, whose link arguments (--wrap) reach every test.
+use dqlitepy as _;
+
 /// What build.rs made of the sources of this very build.
 const GENERATED: &str = include_str!(env!("DQLITEPY_GENERATED_HEADER"));
 const COMMITTED: &str = include_str!("../include/dqlitepy.h");

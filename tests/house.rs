@@ -1,6 +1,9 @@
 //! The rules of the house (docs/architecture.md), held by a machine: what may use what, where `unsafe` lives, and that
 //! every exported function stands behind its guard.
 
+// Links the crate, whose link arguments (--wrap) reach every test.
+use dqlitepy as _;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::conn::Conn;
+use crate::client::conn::{Broken, Conn};
 use crate::client::connector::{Connector, unexpected};
 use crate::client::members::{Member, members};
 use crate::error::{Error, Kind, Result};
@@ -204,9 +204,7 @@ pub(super) fn send(
             (code, String::from_utf8_lossy(message).into_owned())
         }
         Ok(other) => return Outcome::Refused(unexpected(request.name(), &other)),
-        Err(broken) => {
-            return Outcome::Unknown(unknown(doing, &format!("{address}: {}", broken.reason)));
-        }
+        Err(broken) => return not_answered(broken, address, doing),
     };
     let said = format!("the leader {address} says: {message} (code {code})");
     match code {
@@ -218,6 +216,13 @@ pub(super) fn send(
         code if LEADERSHIP_LOST.contains(&code) => Outcome::Unknown(unknown(doing, &said)),
         _ => Outcome::Refused(Error::internal(said).at(doing)),
     }
+}
+
+fn not_answered(broken: Broken, address: &str, doing: &str) -> Outcome {
+    if broken.sent {
+        return Outcome::Unknown(unknown(doing, &format!("{address}: {}", broken.reason)));
+    }
+    Outcome::Later(broken.into_error().at(doing))
 }
 
 fn unknown(doing: &str, why: &str) -> Error {

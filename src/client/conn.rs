@@ -65,6 +65,14 @@ impl Conn {
     }
 
     fn send(&mut self, request: &Request<'_>, deadline: Instant) -> Result<(), Broken> {
+        if self.stream.is_over() {
+            // Seen before a byte was written, it is certain that the request did not run.
+            return Err(Broken {
+                sent: false,
+                cause: Cause::Closed,
+                reason: "the node has closed the connection".to_owned(),
+            });
+        }
         request.encode(&mut self.out);
         let sent = self.stream.write_all(&self.out, deadline);
         self.out.clear();

@@ -19,6 +19,8 @@ pub(crate) trait Local: Send + Sync {
     /// Its address in the cluster.
     fn address(&self) -> &str;
     fn dial(&self, deadline: Instant) -> Result<Stream>;
+    /// The other members, as it knows them now.
+    fn peers(&self) -> Vec<Address>;
 }
 
 /// Where to look for a leader.
@@ -101,15 +103,13 @@ impl Connector {
         None
     }
 
-    /// The last leader first, then this process's node, then the list.
+    /// The last leader first, then this process's node and the members that it knows, then the list.
     fn candidates(&self) -> Vec<String> {
         let mut all: Vec<String> = self.remembered.lock().iter().cloned().collect();
-        all.extend(
-            self.ways
-                .local
-                .iter()
-                .map(|local| local.address().to_owned()),
-        );
+        if let Some(local) = &self.ways.local {
+            all.push(local.address().to_owned());
+            all.extend(local.peers().iter().map(ToString::to_string));
+        }
         all.extend(self.addresses.iter().map(ToString::to_string));
         all
     }

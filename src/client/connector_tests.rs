@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::*;
-use crate::client::fake_tests::{Fake, Fault, connector, nobody, soon};
+use crate::client::fake_tests::{Fake, Fault, connector, nobody, parsed, soon};
 
 fn found(connector: &Connector, deadline: Instant) -> String {
     connector
@@ -192,10 +192,7 @@ fn strangers_and_the_silent_are_named() {
         "{text}"
     );
     assert!(
-        text.contains(&format!(
-            "{}: the node closed the connection",
-            fake.address(2)
-        )),
+        text.contains(&format!("{}: the node", fake.address(2))),
         "{text}"
     );
     assert!(
@@ -237,6 +234,7 @@ fn more_addresses_than_are_asked_at_a_time() {
 /// The node of this process, which the fake plays.
 struct Here {
     address: String,
+    peers: Vec<Address>,
     closed: bool,
 }
 
@@ -251,36 +249,44 @@ impl Local for Here {
         }
         Stream::connect_tcp(&Address::parse_peer(&self.address, "address")?, deadline)
     }
+
+    fn peers(&self) -> Vec<Address> {
+        self.peers.clone()
+    }
 }
 
-fn here(fake: &Fake, id: u64, closed: bool) -> Option<Arc<dyn Local>> {
-    let address = fake.address(id).to_owned();
-    Some(Arc::new(Here { address, closed }))
+/// A connector that knows no other address than that of node `id`, which knows the others.
+fn at(fake: &Fake, id: u64, closed: bool) -> Connector {
+    let here = Here {
+        address: fake.address(id).to_owned(),
+        peers: parsed(&fake.addresses),
+        closed,
+    };
+    Connector::new(Some(Arc::new(here)), Vec::new())
 }
 
 #[test]
 fn the_node_of_this_process_is_asked_before_all_others() {
     let fake = Fake::new("VVVV");
-    let others = crate::client::fake_tests::parsed(&fake.addresses);
-    assert_eq!(
-        found(&Connector::new(here(&fake, 2, false), others), soon()),
-        fake.address(1)
-    );
+    assert_eq!(found(&at(&fake, 2, false), soon()), fake.address(1));
     let mut asked: Vec<u64> = fake.world().asked.keys().copied().collect();
     asked.sort_unstable();
     assert_eq!(asked, [1, 2]);
 }
 
 #[test]
+fn the_members_that_it_knows_are_asked_too() {
+    let fake = Fake::new("VVV");
+    fake.fault(2, Fault::Hangs);
+    assert_eq!(found(&at(&fake, 2, false), soon()), fake.address(1));
+}
+
+#[test]
 fn a_node_of_this_process_that_stops_ends_the_search() {
     let fake = Fake::new("VV");
     fake.world().leader = 0;
-    let others = crate::client::fake_tests::parsed(&fake.addresses);
     let began = Instant::now();
-    let error = Connector::new(here(&fake, 2, true), others)
-        .leader(soon())
-        .err()
-        .unwrap();
+    let error = at(&fake, 2, true).leader(soon()).err().unwrap();
     assert_eq!(error.kind(), Kind::Shutdown, "{error}");
     assert!(began.elapsed() < Duration::from_secs(1));
 }

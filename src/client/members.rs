@@ -55,6 +55,12 @@ impl Client {
         }
     }
 
+    /// The same, with another bound on each call.
+    pub(crate) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
     /// The leader's address.
     pub(crate) fn leader(&self) -> Result<String> {
         Ok(self.connector.leader(self.deadline())?.1)

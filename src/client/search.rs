@@ -18,7 +18,7 @@ use crate::wire::Role;
 /// The pause between two questions to one node: a quarter of the time that the search has taken, within these bounds. So a
 /// leader that was elected quickly is found quickly, and nodes that have none for long are left alone.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// More members than any cluster has; who names more is no dqlite node.
 const MOST_CANDIDATES: usize = 100;
