@@ -6,7 +6,7 @@ use crate::client::{Client, Role};
 use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::guard::guard;
-use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id};
+use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
 use crate::net::{Address, parse_csv};
 use crate::node;
@@ -27,12 +27,8 @@ pub unsafe extern "C" fn dqlitepy_client_create(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, csv) = unsafe {
-            (
-                args::out(handle_out, "handle_out")?,
-                args::text(addresses_csv, "addresses_csv")?,
-            )
-        };
+        let (out, csv) = unsafe { (args::out(handle_out, "handle_out")?, args::text(addresses_csv, "addresses_csv")?) };
+        fork::check()?;
         fork::arm();
         *out = handle::insert(Client::new(parse_csv(csv)?))?;
         Ok(())
@@ -44,7 +40,10 @@ pub unsafe extern "C" fn dqlitepy_client_create(
 /// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_close(handle: dqlitepy_handle) -> c_int {
-    guard(|| handle::remove::<Client>(handle).map(drop))
+    guard(|| {
+        fork::check()?;
+        handle::remove::<Client>(handle).map(drop)
+    })
 }
 
 /// Makes the node `id` at `address` a member of the cluster, and a voter of it if it answers.
@@ -54,9 +53,8 @@ pub extern "C" fn dqlitepy_client_close(handle: dqlitepy_handle) -> c_int {
 /// member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
 /// DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
 /// dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
-/// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
-/// DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
-/// Since 0.1.0.
+/// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
+/// DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
 ///
 /// # Safety
 /// `address` is NULL or a NUL-terminated string.
@@ -69,7 +67,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
     guard(|| {
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        node::add(&*handle::get::<Client>(handle)?, id, &address)
+        node::add(&*object::<Client>(handle)?, id, &address)
     })
 }
 
@@ -81,7 +79,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
 /// DQLITEPY_INTERNAL. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_remove(handle: dqlitepy_handle, id: dqlitepy_node_id) -> c_int {
-    guard(|| handle::get::<Client>(handle)?.remove(id))
+    guard(|| object::<Client>(handle)?.remove(id))
 }
 
 /// The address of the leader.
@@ -92,14 +90,11 @@ pub extern "C" fn dqlitepy_client_remove(handle: dqlitepy_handle, id: dqlitepy_n
 /// # Safety
 /// `address_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_client_leader(
-    handle: dqlitepy_handle,
-    address_out: *mut *mut c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_client_leader(handle: dqlitepy_handle, address_out: *mut *mut c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(address_out, "address_out") }?;
-        *out = alloc::into_c_string(handle::get::<Client>(handle)?.leader()?.into_bytes());
+        *out = alloc::into_c_string(object::<Client>(handle)?.leader()?.into_bytes());
         Ok(())
     })
 }
@@ -113,17 +108,12 @@ pub unsafe extern "C" fn dqlitepy_client_leader(
 /// # Safety
 /// `json_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_client_cluster(
-    handle: dqlitepy_handle,
-    json_out: *mut *mut c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_out: *mut *mut c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(json_out, "json_out") }?;
-        let members = handle::get::<Client>(handle)?.cluster()?;
-        let list = members
-            .iter()
-            .map(|member| (member.id, member.address.as_str(), member.role.into()));
+        let members = object::<Client>(handle)?.cluster()?;
+        let list = members.iter().map(|member| (member.id, member.address.as_str(), member.role.into()));
         *out = alloc::into_c_string(render::members(list));
         Ok(())
     })
@@ -144,7 +134,7 @@ pub extern "C" fn dqlitepy_client_assign(
     id: dqlitepy_node_id,
     role: c_int,
 ) -> c_int {
-    guard(|| handle::get::<Client>(handle)?.assign(id, role_of(role)?))
+    guard(|| object::<Client>(handle)?.assign(id, role_of(role)?))
 }
 
 fn role_of(number: c_int) -> Result<Role> {
@@ -166,15 +156,15 @@ fn role_of(number: c_int) -> Result<Role> {
 /// (the node could not take over; the old leader goes on). Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_transfer(handle: dqlitepy_handle, id: dqlitepy_node_id) -> c_int {
-    guard(|| handle::get::<Client>(handle)?.transfer(id))
+    guard(|| object::<Client>(handle)?.transfer(id))
 }
 
 /// Asks the node at `address` for its failure domain and its weight.
 ///
 /// `address` is a NUL-terminated UTF-8 "host:port". Either output may be NULL; they receive 0 on failure. Voters are
 /// spread over failure domains, and of two nodes the one with less weight is promoted first.
-/// Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or
-/// a host name that has no address), DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
+/// Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
+/// DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
 ///
 /// # Safety
 /// `address` is NULL or a NUL-terminated string, the outputs are NULL or writable.
@@ -195,7 +185,7 @@ pub unsafe extern "C" fn dqlitepy_client_describe(
         };
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        let found = handle::get::<Client>(handle)?.describe(&address)?;
+        let found = object::<Client>(handle)?.describe(&address)?;
         domain
             .into_iter()
             .for_each(|out| *out = found.failure_domain);
@@ -208,8 +198,8 @@ pub unsafe extern "C" fn dqlitepy_client_describe(
 /// it when it stops.
 ///
 /// `address` is a NUL-terminated UTF-8 "host:port". Blocks until the node has answered, 10 s at most.
-/// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
-/// DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a failure it may have been set. Since 0.2.0.
+/// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a
+/// failure it may have been set. Since 0.2.0.
 ///
 /// # Safety
 /// `address` is NULL or a NUL-terminated string.
@@ -222,6 +212,6 @@ pub unsafe extern "C" fn dqlitepy_client_set_weight(
     guard(|| {
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        handle::get::<Client>(handle)?.set_weight(&address, weight)
+        object::<Client>(handle)?.set_weight(&address, weight)
     })
 }

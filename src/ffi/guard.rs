@@ -7,7 +7,6 @@ use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::thread;
 
-use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::{alloc, ret};
 
@@ -47,10 +46,7 @@ pub(super) fn last_error() -> *mut c_char {
 fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     silence_panics();
     let _ = INSIDE.try_with(|inside| inside.set(true));
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        fork::check()?;
-        body()
-    }));
+    let outcome = catch_unwind(AssertUnwindSafe(body));
     let _ = INSIDE.try_with(|inside| inside.set(false));
     outcome.unwrap_or_else(|payload| {
         Err(Error::internal(format!(

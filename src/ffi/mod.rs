@@ -1,6 +1,7 @@
 //! The exported functions. Each reads its arguments, makes one call into the domain, and writes its results.
 
-#![allow(non_camel_case_types)]
+// The names are C's, and `pub` is what cbindgen looks for.
+#![allow(non_camel_case_types, unreachable_pub)]
 
 mod alloc;
 mod args;
@@ -11,6 +12,11 @@ mod node;
 mod ret;
 
 use std::ffi::{c_char, c_int, c_ulonglong};
+use std::sync::Arc;
+
+use crate::engine::fork;
+use crate::error::Result;
+use crate::handle::{self, Object};
 
 /// The raft id of a node: never 0.
 pub type dqlitepy_node_id = c_ulonglong;
@@ -25,4 +31,11 @@ pub struct dqlitepy_node_info {
     pub address: *mut c_char,
     /// DQLITEPY_VOTER, DQLITEPY_STANDBY or DQLITEPY_SPARE.
     pub role: c_int,
+}
+
+/// What a handle stands for. In a forked child nothing: another thread of the parent may have held any lock, so this is
+/// checked before the first one, and after the outputs were cleared.
+fn object<T: Object>(handle: dqlitepy_handle) -> Result<Arc<T>> {
+    fork::check()?;
+    handle::get(handle)
 }

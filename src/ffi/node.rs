@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::guard::guard;
-use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id};
+use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
 use crate::limits;
 use crate::net::{Address, parse_csv};
@@ -76,6 +76,7 @@ unsafe fn create(
             args::text(data_dir, "data_dir")?,
         )
     };
+    fork::check()?;
     fork::arm();
     *out = handle::insert(Node::new(id, address, dir, cluster)?)?;
     Ok(())
@@ -168,7 +169,7 @@ pub extern "C" fn dqlitepy_node_set_timeout(handle: dqlitepy_handle, msecs: c_ui
 }
 
 fn configure(handle: dqlitepy_handle, change: impl FnOnce(&mut Config) -> Result<()>) -> c_int {
-    guard(|| handle::get::<Node>(handle)?.configure(change))
+    guard(|| object::<Node>(handle)?.configure(change))
 }
 
 /// Starts the node. If it runs in this process already under another handle, this handle joins it.
@@ -178,7 +179,7 @@ fn configure(handle: dqlitepy_handle, change: impl FnOnce(&mut Config) -> Result
 /// already) or DQLITEPY_INTERNAL (port or directory in use, damaged files; the message names them). Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_start(handle: dqlitepy_handle) -> c_int {
-    guard(|| handle::get::<Node>(handle)?.start())
+    guard(|| object::<Node>(handle)?.start())
 }
 
 /// Gives the lead and the vote to other members, if there are any; alone it is success.
@@ -187,7 +188,7 @@ pub extern "C" fn dqlitepy_node_start(handle: dqlitepy_handle) -> c_int {
 /// Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_handover(handle: dqlitepy_handle) -> c_int {
-    guard(|| handle::get::<Node>(handle)?.handover())
+    guard(|| object::<Node>(handle)?.handover())
 }
 
 /// Stops the node, for every handle that stands for it. Calls under way return DQLITEPY_SHUTDOWN. It can be started again.
@@ -197,7 +198,7 @@ pub extern "C" fn dqlitepy_node_handover(handle: dqlitepy_handle) -> c_int {
 /// Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_stop(handle: dqlitepy_handle) -> c_int {
-    guard(|| handle::get::<Node>(handle)?.stop())
+    guard(|| object::<Node>(handle)?.stop())
 }
 
 /// Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
@@ -206,6 +207,7 @@ pub extern "C" fn dqlitepy_node_stop(handle: dqlitepy_handle) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_destroy(handle: dqlitepy_handle) {
     guard(|| {
+        fork::check()?;
         handle::remove::<Node>(handle)?.destroy();
         Ok(())
     });
@@ -226,7 +228,7 @@ pub unsafe extern "C" fn dqlitepy_node_open_db(handle: dqlitepy_handle, db_name:
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(db_name, "db_name") }?;
-        handle::get::<Node>(handle)?.open_db(name)
+        object::<Node>(handle)?.open_db(name)
     })
 }
 
@@ -255,7 +257,7 @@ pub unsafe extern "C" fn dqlitepy_node_exec(
         let (id, rows) = unsafe { (args::optional_out(last_insert_id_out), args::optional_out(rows_affected_out)) };
         // SAFETY: the caller's promise.
         let sql = unsafe { args::text(sql, "sql") }?;
-        let changes = handle::get::<Node>(handle)?.exec(sql)?;
+        let changes = object::<Node>(handle)?.exec(sql)?;
         if let Some(id) = id {
             *id = changes.last_insert_id;
         }
@@ -285,7 +287,7 @@ pub unsafe extern "C" fn dqlitepy_node_query(
     guard(|| {
         // SAFETY: the caller's promise.
         let (out, sql) = unsafe { (args::out_text(json_out, "json_out")?, args::text(sql, "sql")?) };
-        *out = alloc::into_c_string(handle::get::<Node>(handle)?.query(sql)?);
+        *out = alloc::into_c_string(object::<Node>(handle)?.query(sql)?);
         Ok(())
     })
 }
