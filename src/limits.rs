@@ -25,6 +25,9 @@ pub(crate) const PROBES: usize = 10;
 /// to the majority; a leader that is not done by then has lost its followers, and another one may lead already.
 pub(crate) const CHANGE: Duration = Duration::from_secs(5);
 
+/// How long a node that stops may take to give its lead away.
+pub(crate) const GIVE_LEAD: Duration = Duration::from_secs(2);
+
 /// How long the engine may take to stop before the caller gets its thread back.
 pub(crate) const STOP: Duration = Duration::from_secs(30);
 
