@@ -205,7 +205,7 @@ fn write_header(root: &Path) -> Result<()> {
     println!("cargo:rerun-if-changed=src/ffi");
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml"))?;
     let mut builder = cbindgen::Builder::new().with_config(config);
-    for file in ["mod.rs", "ret.rs", "library.rs", "node.rs", "client.rs"] {
+    for file in ["mod.rs", "ret.rs", "library.rs", "node.rs", "client.rs", "session.rs", "statement.rs", "rows.rs"] {
         builder = builder.with_src(root.join("src/ffi").join(file));
     }
     let mut generated = Vec::new();

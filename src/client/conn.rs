@@ -19,6 +19,21 @@ pub(crate) struct Conn {
     buffer: Vec<u8>,
     /// The part of `buffer` that was received and not consumed.
     filled: Range<usize>,
+    /// Where in `buffer` the last message's body lies.
+    last: Range<usize>,
+}
+
+/// The body of a message that was taken out of its connection.
+#[derive(Default)]
+pub(crate) struct Body {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Body {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
 }
 
 /// A call that got no answer.
@@ -37,6 +52,7 @@ impl Conn {
             out: VERSION.to_le_bytes().to_vec(),
             buffer: Vec::new(),
             filled: 0..0,
+            last: 0..0,
         }
     }
 
@@ -48,11 +64,26 @@ impl Conn {
     /// Sends a request and waits for its response.
     pub(crate) fn call(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response<'_>, Broken> {
         self.send(request, deadline)?;
-        let (header, body) = self.receive(deadline)?;
-        Response::decode(header, &self.buffer[body]).map_err(|fault| garbled(request.name(), &fault))
+        self.answer(request.name(), deadline)
     }
 
-    /// The same for QUERY and QUERY_SQL, whose failures have a layout of their own.
+    /// Puts a request behind those that `flush` will send; each one's `answer` has to be read.
+    pub(crate) fn queue(&mut self, request: &Request<'_>) {
+        request.encode(&mut self.out);
+    }
+
+    /// How many bytes wait to be sent.
+    pub(crate) fn queued(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The answer to the next request that was sent and not yet answered.
+    pub(crate) fn answer(&mut self, name: &str, deadline: Instant) -> Result<Response<'_>, Broken> {
+        let (header, body) = self.receive(deadline)?;
+        Response::decode(header, &self.buffer[body]).map_err(|fault| garbled(name, &fault))
+    }
+
+    /// Like `call` for QUERY and QUERY_SQL, whose failures have a layout of their own.
     pub(crate) fn query(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response<'_>, Broken> {
         self.send(request, deadline)?;
         self.next_part(deadline)
@@ -64,8 +95,31 @@ impl Conn {
         Response::decode_query(header, &self.buffer[body]).map_err(|fault| garbled("a query", &fault))
     }
 
+    /// Moves the body of the last message out: a small one is copied, a large one goes with its buffer.
+    pub(crate) fn take_body(&mut self, into: &mut Body) {
+        let last = std::mem::take(&mut self.last);
+        if last.len() <= BUFFER {
+            into.bytes.clear();
+            into.bytes.shrink_to(BUFFER);
+            into.bytes.extend_from_slice(&self.buffer[last]);
+            into.start = 0;
+            return;
+        }
+        let rest = self.buffer[self.filled.clone()].to_vec();
+        into.bytes = std::mem::take(&mut self.buffer);
+        into.bytes.truncate(last.end);
+        into.start = last.start;
+        self.filled = 0..rest.len();
+        self.buffer = rest;
+    }
+
     fn send(&mut self, request: &Request<'_>, deadline: Instant) -> Result<(), Broken> {
         request.encode(&mut self.out);
+        self.flush(request.name(), deadline)
+    }
+
+    /// Sends what is queued.
+    pub(crate) fn flush(&mut self, name: &str, deadline: Instant) -> Result<(), Broken> {
         let sent = self.stream.write_all(&self.out, deadline);
         self.out.clear();
         if self.out.capacity() > KEPT {
@@ -74,7 +128,7 @@ impl Conn {
         sent.map_err(|error| Broken {
             sent: true,
             cause: Cause::of(&error),
-            reason: format!("sending {}: {error}", request.name()),
+            reason: format!("sending {name}: {error}"),
         })
     }
 
@@ -96,6 +150,7 @@ impl Conn {
         self.fill(HEADER_LEN + length, deadline)?;
         let body = self.filled.start + HEADER_LEN..self.filled.start + HEADER_LEN + length;
         self.filled.start = body.end;
+        self.last = body.clone();
         Ok((header, body))
     }
 

@@ -48,8 +48,20 @@ impl Connector {
         }
     }
 
-    /// A connection to the leader.
+    /// A connection to the leader, and its address.
     pub(crate) fn leader(&self, deadline: Instant) -> Result<(Conn, String)> {
+        self.leader_unless(deadline, &mut |pause| {
+            thread::sleep(pause);
+            Ok(())
+        })
+    }
+
+    /// The same; `sleep` waits between two rounds and may end the search.
+    pub(crate) fn leader_unless(
+        &self,
+        deadline: Instant,
+        sleep: &mut dyn FnMut(Duration) -> Result<()>,
+    ) -> Result<(Conn, String)> {
         let mut pause = FIRST_PAUSE;
         loop {
             let mut reasons = Vec::new();
@@ -66,7 +78,7 @@ impl Connector {
                 // A round without time would only hide the reasons of this one.
                 return Err(no_leader(&reasons));
             }
-            thread::sleep(pause);
+            sleep(pause)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

@@ -4,6 +4,6 @@ mod conn;
 mod connector;
 mod members;
 
-pub(crate) use conn::{Broken, Conn};
+pub(crate) use conn::{Body, Broken, Conn};
 pub(crate) use connector::{Connector, Local};
 pub(crate) use members::{Client, Member, members};

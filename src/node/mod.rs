@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::client::Connector;
-use crate::db::{self, Changes, Database, WakeSlot};
+use crate::db::{self, Changes, Database, SharedSession, WakeSlot};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::net::Address;
@@ -197,6 +197,14 @@ impl Node {
 
     pub(crate) fn query(&self, sql: &str) -> Result<Vec<u8>> {
         self.call(|running| running.database()?.query(sql, running.deadline()))
+    }
+
+    /// A session with a transaction of its own; it ends with this handle's share of the node.
+    pub(crate) fn open_session(&self, name: &str) -> Result<SharedSession> {
+        self.call(|running| {
+            let connector = Arc::clone(&running.connector);
+            SharedSession::open(name, connector, running.wake.child()?, running.call_timeout)
+        })
     }
 
     /// The frame around every call on a running node.
