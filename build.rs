@@ -24,6 +24,8 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[
             ("sqlite3_column_decltype", "glue_column_decltype"),
             ("sqlite3_column_type", "glue_column_type"),
+            ("sqlite3_column_count", "glue_part_begins"),
+            ("buffer__offset", "glue_part_fill"),
         ],
     ),
     ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),

@@ -9,6 +9,9 @@ pub(crate) const NODE_CALL: Duration = Duration::from_secs(30);
 /// What a call on a client may take in all, finding the leader included.
 pub(crate) const CLIENT_CALL: Duration = Duration::from_secs(10);
 
+/// What a start may take, waiting for the cluster included; the node then goes on trying in the background.
+pub(crate) const START: Duration = Duration::from_secs(30);
+
 /// How long one node may take to say who leads. A host that swallows packets must not use up the whole call.
 pub(crate) const PROBE: Duration = Duration::from_secs(2);
 

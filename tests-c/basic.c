@@ -13,6 +13,23 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* The text of a file that only its owner may read. */
+static const char *contents(const char *dir, const char *name)
+{
+	static char text[2000];
+	char path[4000];
+	struct stat st;
+	snprintf(path, sizeof path, "%s/%s", dir, name);
+	FILE *f = fopen(path, "r");
+	if (!f)
+		check_fail(__FILE__, __LINE__, "%s is missing", path);
+	text[fread(text, 1, sizeof text - 1, f)] = 0;
+	fclose(f);
+	CHECK(stat(path, &st) == 0);
+	CHECK_INT(st.st_mode & 0777, 0600);
+	return text;
+}
+
 static void lifecycle(void)
 {
 	const char *dir = path_in_test_dir("node"), *address = free_address();
@@ -94,7 +111,11 @@ static void wrong_state(void)
 	CHECK_RC(dqlitepy_node_set_snapshot_compression(node, 0), DQLITEPY_MISUSE);
 	CHECK_RC(dqlitepy_node_set_network_latency_ms(node, 10), DQLITEPY_MISUSE);
 	CHECK_OK(dqlitepy_node_stop(node));
-	CHECK_RC(dqlitepy_node_stop(node), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_stop(node), DQLITEPY_STOPPED);
+	CHECK_RC(dqlitepy_node_handover(node), DQLITEPY_STOPPED);
+	CHECK_RC(dqlitepy_node_open_db(node, "test.db"), DQLITEPY_STOPPED);
+	CHECK_EXEC_FAILS(node, "SELECT 1", DQLITEPY_STOPPED, "stopped");
+	CHECK_QUERY_FAILS(node, "SELECT 1", DQLITEPY_STOPPED, "stopped");
 	CHECK_OK(dqlitepy_node_start(node));
 	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
 	CHECK_OK(dqlitepy_node_open_db(node, "test.db")); /* again: fine */
@@ -132,6 +153,24 @@ static void bind_address(void)
 	close(tcp_connect(bind_to)); /* somebody listens there, */
 	close(tcp_listen(address));  /* and nobody at the address that others are told */
 	dqlitepy_node_destroy(node);
+}
+
+/* Port 0: the kernel chooses, and the directory remembers. */
+static void port_zero(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	char any[40], real[2][60];
+	snprintf(any, sizeof any, "%.*s:0", (int)(strchr(address, ':') - address), address);
+	for (int i = 0; i < 2; i++) {
+		dqlitepy_handle node = running_node(dir, any);
+		CHECK(sscanf(contents(dir, "info.yaml"), "ID: 1\nAddress: %59s", real[i]) == 1);
+		CHECK(strstr(real[i], ":0") == NULL);
+		close(tcp_connect(real[i]));
+		CHECK_EXEC(node, "CREATE TABLE IF NOT EXISTS t(a)");
+		CHECK_OK(dqlitepy_node_stop(node));
+		dqlitepy_node_destroy(node);
+	}
+	CHECK_TEXT(real[1], real[0]);
 }
 
 static void ipv6(void)
@@ -278,22 +317,6 @@ static void handles_are_never_used_again(void)
 	CHECK_INT(count_files(test_dir()), 0); /* a node that never started leaves nothing */
 }
 
-static const char *contents(const char *dir, const char *name)
-{
-	static char text[2000];
-	char path[4000];
-	struct stat st;
-	snprintf(path, sizeof path, "%s/%s", dir, name);
-	FILE *f = fopen(path, "r");
-	if (!f)
-		check_fail(__FILE__, __LINE__, "%s is missing", path);
-	text[fread(text, 1, sizeof text - 1, f)] = 0;
-	fclose(f);
-	CHECK(stat(path, &st) == 0);
-	CHECK_INT(st.st_mode & 0777, 0600);
-	return text;
-}
-
 /* go-dqlite's two files, in its format. */
 static void identity_files(void)
 {
@@ -386,7 +409,7 @@ static void client_of_one_node(void)
 	CHECK_ERROR_HAS("last");
 	CHECK_RC(dqlitepy_client_remove(client, 8), DQLITEPY_NOTFOUND);
 	CHECK_ERROR_HAS("8");
-	CHECK_RC(dqlitepy_client_remove(client, 0), DQLITEPY_INVALID);
+	CHECK_RC(dqlitepy_client_remove(client, 0), DQLITEPY_NOTFOUND);
 	CHECK_RC(dqlitepy_client_add(client, 0, free_address()), DQLITEPY_INVALID);
 	CHECK_RC(dqlitepy_client_add(client, 9, "nonsense"), DQLITEPY_INVALID);
 	CHECK(dqlitepy_client_add(client, 9, address) != 0); /* this address has another id */
@@ -402,14 +425,19 @@ static void client_of_one_node(void)
 
 static void client_without_a_node(void)
 {
-	const char *nobody = free_address();
-	dqlitepy_handle client = 77;
+	const char *one = free_address(), *two = free_address();
+	char both[100], *text = (char *)"untouched";
+	dqlitepy_handle client = 0;
+	snprintf(both, sizeof both, "%s,%s", one, two);
+	CHECK_OK(dqlitepy_client_create(both, &client)); /* it does not connect yet */
 	double start = now();
-	CHECK_RC(dqlitepy_client_create(nobody, &client), DQLITEPY_NOLEADER);
-	CHECK_ERROR_HAS(nobody); /* each node with its own reason */
-	CHECK_ERROR_HAS("refused");
-	CHECK_INT(client, 0);
+	CHECK_RC(dqlitepy_client_leader(client, &text), DQLITEPY_NOLEADER);
 	CHECK_WITHIN(start, 12.0);
+	CHECK(text == NULL);
+	CHECK_ERROR_HAS(one); /* each node with its own reason */
+	CHECK_ERROR_HAS(two);
+	CHECK_ERROR_HAS("refused");
+	CHECK_OK(dqlitepy_client_close(client));
 }
 
 /* The cluster list of one is this node. */
@@ -434,6 +462,7 @@ int main(int argc, char **argv)
 		{ "wrong_state", wrong_state, 0 },
 		{ "options", options, 0 },
 		{ "bind_address", bind_address, 0 },
+		{ "port_zero", port_zero, 0 },
 		{ "ipv6", ipv6, 0 },
 		{ "several_databases", several_databases, 0 },
 		{ "two_nodes_in_one_process", two_nodes_in_one_process, 0 },

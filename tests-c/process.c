@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -341,6 +342,8 @@ static void sigpipe(void)
 
 /* ---- descriptors and output ---- */
 
+static fd_set inherited; /* what the test runner left open */
+
 static int count_descriptors(int must_close_on_exec)
 {
 	int n = 0;
@@ -351,7 +354,7 @@ static int count_descriptors(int must_close_on_exec)
 		if (entry->d_name[0] == '.' || fd <= 2 || fd == dirfd(dir))
 			continue;
 		n++;
-		if (must_close_on_exec && !(fcntl(fd, F_GETFD) & FD_CLOEXEC)) {
+		if (must_close_on_exec && !(fd < FD_SETSIZE && FD_ISSET(fd, &inherited)) && !(fcntl(fd, F_GETFD) & FD_CLOEXEC)) {
 			char path[60], target[200] = "";
 			snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
 			if (readlink(path, target, sizeof target - 1) < 0)
@@ -368,6 +371,9 @@ static void descriptors(void)
 	const char *dir = path_in_test_dir("node"), *address = free_address();
 	dqlitepy_handle client = 0;
 	int before = count_descriptors(0), first = 0;
+	for (int fd = 0; fd < FD_SETSIZE; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			FD_SET(fd, &inherited);
 	for (int i = 0; i < 10; i++) {
 		dqlitepy_handle node = running_node(dir, address);
 		CHECK_OK(dqlitepy_client_create(address, &client));

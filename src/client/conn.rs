@@ -10,6 +10,8 @@ use crate::wire::{HEADER_LEN, Header, Malformed, Request, Response, VERSION};
 /// What a connection starts with, and what it goes back to after a message that was larger than `KEPT`.
 const BUFFER: usize = 64 << 10;
 const KEPT: usize = 1 << 20;
+/// Up to here a body is copied out of the buffer rather than taken with it: a part of many small rows is some 64 KiB.
+const COPIED: usize = 128 << 10;
 
 /// A connection on which the protocol was agreed. After a [`Broken`] it is of no use any more.
 pub(crate) struct Conn {
@@ -98,9 +100,9 @@ impl Conn {
     /// Moves the body of the last message out: a small one is copied, a large one goes with its buffer.
     pub(crate) fn take_body(&mut self, into: &mut Body) {
         let last = std::mem::take(&mut self.last);
-        if last.len() <= BUFFER {
+        if last.len() <= COPIED {
             into.bytes.clear();
-            into.bytes.shrink_to(BUFFER);
+            into.bytes.shrink_to(COPIED);
             into.bytes.extend_from_slice(&self.buffer[last]);
             into.start = 0;
             return;
@@ -114,6 +116,14 @@ impl Conn {
     }
 
     fn send(&mut self, request: &Request<'_>, deadline: Instant) -> Result<(), Broken> {
+        if self.stream.is_over() {
+            // Seen before a byte was written, it is certain that the request did not run.
+            return Err(Broken {
+                sent: false,
+                cause: Cause::Closed,
+                reason: "the node has closed the connection".to_owned(),
+            });
+        }
         request.encode(&mut self.out);
         self.flush(request.name(), deadline)
     }

@@ -15,13 +15,15 @@ use crate::wire::{Request, Response};
 
 /// The pause before the second round; it doubles up to the cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The node in this process, reached without its door.
 pub(crate) trait Local: Send + Sync {
     /// Its address in the cluster.
     fn address(&self) -> &str;
     fn dial(&self, deadline: Instant) -> Result<Stream>;
+    /// The other members, as it knows them now.
+    fn peers(&self) -> Vec<Address>;
 }
 
 /// Where to look for a leader.
@@ -104,6 +106,7 @@ impl Connector {
     fn candidates(&self) -> Vec<String> {
         let mut all: Vec<String> = self.remembered.lock().iter().cloned().collect();
         all.extend(self.local.iter().map(|local| local.address().to_owned()));
+        all.extend(self.local.iter().flat_map(|local| local.peers()).map(|peer| peer.to_string()));
         all.extend(self.addresses.iter().map(ToString::to_string));
         let mut seen = Vec::new();
         all.retain(|address| {

@@ -57,6 +57,12 @@ impl Client {
         }
     }
 
+    /// The same, with another bound on each call.
+    pub(crate) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
     /// The leader's address.
     pub(crate) fn leader(&self) -> Result<String> {
         Ok(self.connector.leader(self.deadline())?.1)
@@ -70,6 +76,9 @@ impl Client {
 
     /// Makes the node at `address` a voter. The same id and address again is success.
     pub(crate) fn add(&self, id: u64, address: &Address) -> Result<()> {
+        if id == 0 {
+            return Err(Error::invalid(format!("cannot add a node with id 0 at {address}: 0 is no node id")));
+        }
         let deadline = self.deadline();
         let address = address.to_string();
         let (mut leader, _) = self.connector.leader(deadline)?;

@@ -28,6 +28,8 @@ pub(super) struct Connection {
     inbound: Inbound,
     outbound: Backlog,
     phase: Phase,
+    /// Whose raft link it is.
+    peer: Option<u64>,
     /// The door is full: there is room only for raft links.
     links_only: bool,
     deadline: Option<Instant>,
@@ -82,6 +84,7 @@ impl Connection {
             inbound: Inbound::new(),
             outbound: Backlog::default(),
             phase: Phase::Open,
+            peer: None,
             links_only,
             deadline: Some(cx.now + cx.limits.handshake),
             collected: 0,
@@ -192,6 +195,7 @@ impl Connection {
             Read::Some => self.look(cx),
             Read::Nothing => Progress::Still,
             Read::End => {
+                self.tell_link_ended(cx);
                 self.inbound.forget_rest();
                 self.end(Vec::new(), cx)
             }
@@ -204,7 +208,10 @@ impl Connection {
                 Step::More => break,
                 Step::Request if self.links_only => return Self::turn_away(cx),
                 Step::Request => {}
-                Step::Link { id, address } if (cx.admit)(id, &address) => self.inbound.admit(),
+                Step::Link { id, address } if (cx.admit)(id, &address) => {
+                    self.inbound.admit();
+                    self.peer = Some(id);
+                }
                 Step::Link { .. } | Step::Stranger => return Self::turn_away(cx),
                 Step::Refused(Refused { code, message }) => return self.refuse(cx, code, &message),
             }
@@ -361,7 +368,15 @@ impl Connection {
     }
 
     /// Frees what the connection holds of the door's budget.
-    pub(super) fn release(&self, cx: &mut Context) {
-        cx.arrivals.release(self.collected);
+    pub(super) fn release(&mut self, cx: &mut Context) {
+        cx.arrivals.release(mem::take(&mut self.collected));
+        self.tell_link_ended(cx);
+    }
+
+    /// Says so at once: if the link was the leader's, every millisecond until the next one counts.
+    fn tell_link_ended(&mut self, cx: &Context) {
+        if let Some(peer) = self.peer.take() {
+            (cx.link_ended)(peer);
+        }
     }
 }

@@ -44,6 +44,9 @@ use crate::net::sys::{self, EventFd};
 /// Whether a raft link from the node of this id and address may come in.
 pub(crate) type Admit = Box<dyn Fn(u64, &str) -> bool + Send + Sync>;
 
+/// Told, on the door's thread, when the raft link from the node of this id has ended.
+pub(crate) type LinkEnded = Box<dyn Fn(u64) + Send + Sync>;
+
 /// What a door is opened with.
 pub(crate) struct Options {
     /// The engine's abstract socket, `@` and a name.
@@ -51,6 +54,7 @@ pub(crate) struct Options {
     pub(crate) limits: Limits,
     /// Called on the door's thread while every other connection waits: it must be quick.
     pub(crate) admit: Admit,
+    pub(crate) link_ended: LinkEnded,
 }
 
 /// What one door spends on strangers, at most.

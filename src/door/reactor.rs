@@ -22,7 +22,7 @@ use super::accept::{Acceptor, Arrival};
 use super::buffers::Arrivals;
 use super::connection::{Connection, Fate};
 use super::socket::End;
-use super::{Admit, Dial, Limits, Options, Shared, dial_timeout};
+use super::{Admit, Dial, Limits, LinkEnded, Options, Shared, dial_timeout};
 
 /// Reports taken from epoll at a time.
 const EVENTS: usize = 256;
@@ -58,6 +58,7 @@ pub(super) struct Context {
     pub(super) epoll: Epoll,
     pub(super) limits: Limits,
     pub(super) admit: Admit,
+    pub(super) link_ended: LinkEnded,
     /// The time of this turn of the loop.
     pub(super) now: Instant,
     pub(super) arrivals: Arrivals,
@@ -135,6 +136,7 @@ impl Reactor {
                 answers: Vec::with_capacity(options.limits.buffer),
                 limits: options.limits,
                 admit: options.admit,
+                link_ended: options.link_ended,
                 upstream,
                 wake_at: None,
                 shared,
@@ -253,8 +255,10 @@ impl Reactor {
     }
 
     fn remove(&mut self, id: u64) {
-        if let Some(connection) = self.connections.remove(&id) {
-            connection.release(&mut self.cx);
+        if let Some(mut connection) = self.connections.remove(&id) {
+            let cx = &mut self.cx;
+            // It calls `link_ended`, which is not ours.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| connection.release(cx)));
             self.cx
                 .shared
                 .open

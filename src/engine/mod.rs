@@ -18,9 +18,10 @@ use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use once_cell::sync::Lazy;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Kind, Result};
 
@@ -48,6 +49,19 @@ pub(crate) enum Start {
     Bootstrap,
 }
 
+/// How raft stands on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) leads: bool,
+    /// Nothing but the first configuration was ever written, and no session is open.
+    pub(crate) blank: bool,
+    /// The leader's id, 0 if none is known.
+    pub(crate) leader: u64,
+    pub(crate) term: u64,
+    pub(crate) last_index: u64,
+    pub(crate) applied_index: u64,
+}
+
 /// Whom the engine asks and tells.
 pub(crate) trait Owner: Send + Sync {
     /// The lock on the data directory is held and nothing runs yet: the moment to look at the files and to write them.
@@ -58,18 +72,22 @@ pub(crate) trait Owner: Send + Sync {
     fn lost(&self, reason: &str);
 }
 
-/// A running node.
+/// A node of the engine, from its start to `stop`.
 pub(crate) struct Engine {
-    node: NonNull<sys::glue_node>,
-    callbacks: Box<Callbacks>,
+    /// None once it was stopped. Requests hold the lock shared, so that none reaches a node that is being stopped.
+    node: RwLock<Option<Raw>>,
+    callbacks: Mutex<Option<Box<Callbacks>>>,
     socket: String,
 }
 
-// SAFETY: the glue's functions may be called from any thread, one at a time, which `&self`/`self` below ensures: only
-// `stop` touches the node after start, and it takes the value.
-unsafe impl Send for Engine {}
-// SAFETY: through a shared reference only `socket` and `lock_fd` are read, which do not change between start and stop.
-unsafe impl Sync for Engine {}
+/// The glue's node. Its functions may be called from any thread; that stop comes last is the lock's business.
+#[derive(Clone, Copy)]
+struct Raw(NonNull<sys::glue_node>);
+
+// SAFETY: the glue takes calls from any thread, see `Raw`.
+unsafe impl Send for Raw {}
+// SAFETY: as above.
+unsafe impl Sync for Raw {}
 
 struct Callbacks {
     owner: Arc<dyn Owner>,
@@ -113,8 +131,8 @@ impl Engine {
                 let socket = unsafe { CStr::from_ptr(sys::glue_node_socket(node.as_ptr())) };
                 let socket = socket.to_string_lossy().into_owned();
                 Ok(Self {
-                    node,
-                    callbacks,
+                    node: RwLock::new(Some(Raw(node))),
+                    callbacks: Mutex::new(Some(callbacks)),
                     socket,
                 })
             }
@@ -133,18 +151,54 @@ impl Engine {
         &self.socket
     }
 
-    /// The descriptor that holds the lock on the data directory.
-    pub(crate) fn lock_fd(&self) -> c_int {
-        // SAFETY: the node runs until `stop` takes it.
-        unsafe { sys::glue_node_lock_fd(self.node.as_ptr()) }
+    /// How raft stands on this node, as its loop says.
+    pub(crate) fn inspect(&self, timeout: Duration) -> Result<Status> {
+        // SAFETY: an all-zero status is a valid one.
+        let mut status: sys::glue_status = unsafe { std::mem::zeroed() };
+        let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let node = self.node.read();
+        let Raw(raw) = node.ok_or_else(|| Error::new(Kind::Stopped, "the engine is stopped"))?;
+        // SAFETY: the lock keeps the node from being stopped, and the status lives through the call.
+        let code = unsafe { sys::glue_node_inspect(raw.as_ptr(), millis, &mut status) };
+        if code != 0 {
+            let reason = std::io::Error::from_raw_os_error(code);
+            return Err(Error::internal(format!("the engine does not say how raft stands: {reason}")));
+        }
+        Ok(Status {
+            leads: status.leads,
+            blank: status.blank,
+            leader: status.leader,
+            term: status.term,
+            last_index: status.last_index,
+            applied_index: status.applied_index,
+        })
     }
 
-    /// Blocks until the engine has stopped, which takes as long as what it is doing on the disk.
-    pub(crate) fn stop(self) -> Result<()> {
-        // SAFETY: the node was started and is stopped once, as this takes the value.
-        let code = unsafe { sys::glue_node_stop(self.node.as_ptr()) };
-        let lost = self.callbacks.lost.load(Ordering::Acquire);
-        forget_if_lost(self.callbacks);
+    /// The raft link from this peer ended; if it was the leader, there will be an election at once.
+    pub(crate) fn link_lost(&self, peer: u64) {
+        if let Some(Raw(raw)) = *self.node.read() {
+            // SAFETY: the lock keeps the node from being stopped.
+            unsafe { sys::glue_node_link_lost(raw.as_ptr(), peer) };
+        }
+    }
+
+    /// The descriptor that holds the lock on the data directory.
+    pub(crate) fn lock_fd(&self) -> c_int {
+        let node = self.node.read();
+        // SAFETY: the lock keeps the node from being stopped.
+        node.map_or(-1, |Raw(raw)| unsafe { sys::glue_node_lock_fd(raw.as_ptr()) })
+    }
+
+    /// Blocks until the engine has stopped, which takes as long as what it is doing on the disk. A second call finds
+    /// nothing to do.
+    pub(crate) fn stop(&self) -> Result<()> {
+        let (Some(Raw(raw)), Some(callbacks)) = (self.node.write().take(), self.callbacks.lock().take()) else {
+            return Ok(());
+        };
+        // SAFETY: the node was started, and taking it out of the lock made this its last call.
+        let code = unsafe { sys::glue_node_stop(raw.as_ptr()) };
+        let lost = callbacks.lost.load(Ordering::Acquire);
+        forget_if_lost(callbacks);
         if code == 0 || lost {
             return Ok(());
         }

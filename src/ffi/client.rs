@@ -8,6 +8,7 @@ use crate::ffi::guard::guard;
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id};
 use crate::handle;
 use crate::net::{Address, parse_csv};
+use crate::node;
 use crate::render;
 
 /// Makes a client of the cluster that the given nodes belong to. Does not connect yet.
@@ -58,7 +59,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
     guard(|| {
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        handle::get::<Client>(handle)?.add(id, &address)
+        node::add(&*handle::get::<Client>(handle)?, id, &address)
     })
 }
 

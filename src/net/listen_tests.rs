@@ -1,6 +1,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use socket2::SockRef;
+
 use super::*;
 
 fn at(text: &str) -> Address {
@@ -21,7 +23,9 @@ fn a_listener_takes_connections_at_the_port_it_says() {
 
 #[test]
 fn ipv6_is_itself_or_every_interface() {
-    let (_one, local) = listen(&at("[::1]:0")).unwrap();
+    let (one, local) = listen(&at("[::1]:0")).unwrap();
+    // What the system's default is must not matter.
+    assert!(SockRef::from(&one).only_v6().unwrap());
     assert!(local.is_ipv6());
     assert!(TcpStream::connect(("127.0.0.1", local.port())).is_err());
     let (_all, local) = listen(&at("[::]:0")).unwrap();

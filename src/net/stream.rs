@@ -200,6 +200,11 @@ impl Stream {
         Ok(())
     }
 
+    /// The other side has closed or reset the connection, and everything it sent before was read.
+    pub(crate) fn is_over(&self) -> bool {
+        sys::is_over(&self.shared.socket)
+    }
+
     /// Ends every call on this stream, now and later.
     pub(crate) fn shutdown(&self) {
         self.shared.wake();

@@ -58,7 +58,12 @@ fn a_read_ends_at_its_deadline() {
                 "{wait:?}: {taken:?}"
             );
         }
-        // It is still of use.
+        // It is still of use, and what a longer deadline left behind does not matter.
+        other.write_all(b"x").unwrap();
+        assert_eq!(stream.read_some(&mut [0; 10], soon()).unwrap(), 1);
+        let start = Instant::now();
+        stream.read_some(&mut [0; 10], start + SHORT).unwrap_err();
+        assert!(start.elapsed() < SHORT * 5);
         other.write_all(b"x").unwrap();
         assert_eq!(stream.read_some(&mut [0; 10], Instant::now()).unwrap(), 1);
     }
@@ -75,9 +80,24 @@ fn a_long_wait_is_not_cut_short() {
             thread::sleep(SHORT * 2);
             other.write_all(b"x").unwrap();
         });
+        let before = status("voluntary_ctxt_switches:", 10);
         assert_eq!(stream.read_some(&mut [0; 10], soon()).unwrap(), 1);
+        assert!(
+            status("voluntary_ctxt_switches:", 10) < before + 15,
+            "it kept waking up"
+        );
         late.join().unwrap();
     }
+}
+
+/// A number that the kernel tells about the calling thread.
+fn status(name: &str, radix: u32) -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let value = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap();
+    u64::from_str_radix(value.trim(), radix).unwrap()
 }
 
 #[test]
@@ -114,6 +134,37 @@ fn the_end_of_the_other_side_is_told_from_ours() {
 }
 
 #[test]
+fn only_a_further_read_of_an_answer_hurries_its_sender() {
+    let (stream, mut other) = pairs().remove(0);
+    let hurries = || SockRef::from(&stream.shared.socket).tcp_quickack().unwrap();
+    let mut states = (true, false);
+    // The kernel needs some rounds to take the connection for an interactive one.
+    for _ in 0..30 {
+        stream.write_all(b"request", soon()).unwrap();
+        other.read_exact(&mut [0; 7]).unwrap();
+        other.write_all(b"answer").unwrap();
+        stream.read_some(&mut [0; 3], soon()).unwrap();
+        let first = hurries();
+        stream.read_some(&mut [0; 3], soon()).unwrap();
+        states = (first, hurries());
+    }
+    assert_eq!(states, (false, true));
+}
+
+#[test]
+fn a_stream_is_over_once_all_is_read_and_the_other_side_has_left() {
+    for (stream, mut other) in pairs() {
+        assert!(!stream.is_over());
+        other.write_all(b"x").unwrap();
+        drop(other);
+        assert!(!stream.is_over(), "there is a byte to be read");
+        assert_eq!(stream.read_some(&mut [0; 10], soon()).unwrap(), 1);
+        stream.read_some(&mut [0; 10], soon()).unwrap_err();
+        assert!(stream.is_over());
+    }
+}
+
+#[test]
 fn a_waker_ends_a_blocked_read_and_a_blocked_write() {
     for write in [false, true] {
         for (stream, _other) in pairs() {
@@ -144,6 +195,36 @@ fn a_waker_does_not_keep_the_connection_open() {
         assert_eq!(other.read(&mut [0]).unwrap(), 0);
         waker.wake();
     }
+}
+
+#[test]
+fn a_dropped_stream_is_closed_although_a_copy_is_open() {
+    for (stream, mut other) in pairs() {
+        let copy = stream.shared.socket.try_clone().unwrap();
+        let ended = thread::spawn(move || other.read(&mut [0]).unwrap());
+        drop(stream);
+        wait_until_finished(&ended);
+        assert_eq!(ended.join().unwrap(), 0);
+        drop(copy);
+    }
+}
+
+fn wait_until_finished<T>(thread: &thread::JoinHandle<T>) {
+    let deadline = soon();
+    while !thread.is_finished() {
+        assert!(Instant::now() < deadline, "it still waits");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_connection_to_itself_is_none() {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.connect(&socket.local_addr().unwrap()).unwrap();
+    let error = settle(socket.into()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
 }
 
 #[test]
@@ -231,14 +312,7 @@ fn a_local_connection_waits_for_room_up_to_its_deadline() {
 
 #[test]
 fn our_threads_block_the_hosts_signals() {
-    fn blocked() -> u64 {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("SigBlk:"))
-            .unwrap();
-        u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
-    }
+    let blocked = || status("SigBlk:", 16);
     let bit = |signal: i32| 1_u64 << (signal - 1);
     let before = blocked();
     let inside = sys::spawn("signals", blocked).unwrap().join().unwrap();
@@ -264,7 +338,7 @@ fn our_threads_block_the_hosts_signals() {
     ] {
         assert_eq!(inside & bit(signal), 0, "{signal}");
     }
-    let permanent = thread::spawn(|| {
+    let permanent = thread::spawn(move || {
         sys::block_signals();
         blocked()
     });

@@ -293,6 +293,18 @@ pub(crate) fn wait_writable(fd: impl AsFd, deadline: Instant) -> io::Result<bool
     }
 }
 
+/// The stream has ended: nothing is there to be read, and nothing will come.
+pub(crate) fn is_over(fd: impl AsFd) -> bool {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the buffer is one live byte, and the descriptor is open while it is borrowed.
+    let result = unsafe { libc::recv(fd.as_fd().as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
+    match check_size(result) {
+        Ok(count) => count == 0,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+    }
+}
+
 /// Sends what fits now, never raising SIGPIPE (the standard library's Unix streams may, in a host
 /// that did not switch the signal off).
 pub(crate) fn send_now(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {

@@ -10,7 +10,11 @@ use crate::error::{Error, Result};
 
 const INFO: &str = "info.yaml";
 const CLUSTER: &str = "cluster.yaml";
+const JOIN: &str = "join";
 const LOCK: &str = "dqlite-lock";
+
+/// What the file `join` holds while a node gives up a history of its own; go-dqlite's is always empty.
+const RESET: &str = "reset\n";
 
 /// A node as the files name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,14 +57,69 @@ pub(crate) fn store_cluster(dir: &Path, entries: &[Entry]) -> Result<()> {
     replace(dir, CLUSTER, if text.is_empty() { "[]\n" } else { &text })
 }
 
+/// Reads cluster.yaml. It can be rebuilt from the engine, so a missing or damaged one is an empty list.
+pub(crate) fn load_cluster(dir: &Path) -> Vec<Entry> {
+    match read(&dir.join(CLUSTER)) {
+        Ok(Some(text)) => parse(&text).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// What the file `join` says: this node has been told to join a cluster and is not a member yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Join {
+    /// To be added by the leader; until then it never founds a cluster.
+    Pending,
+    /// The same, and what raft has written here is to be removed first.
+    Reset,
+}
+
+pub(crate) fn load_join(dir: &Path) -> Result<Option<Join>> {
+    Ok(read(&dir.join(JOIN))?.map(|text| if text == RESET { Join::Reset } else { Join::Pending }))
+}
+
+pub(crate) fn store_join(dir: &Path, join: Join) -> Result<()> {
+    replace(
+        dir,
+        JOIN,
+        match join {
+            Join::Pending => "",
+            Join::Reset => RESET,
+        },
+    )
+}
+
+pub(crate) fn remove_join(dir: &Path) -> Result<()> {
+    let path = dir.join(JOIN);
+    match fs::remove_file(&path).and_then(|()| File::open(dir)?.sync_all()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::internal(format!("removing {}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes what raft has written: the history of a node that gives it up.
+pub(crate) fn remove_raft_state(dir: &Path) -> Result<()> {
+    for name in list(dir)?.iter().filter(|name| is_raft_file(name)) {
+        let path = dir.join(name);
+        fs::remove_file(&path).map_err(|error| Error::internal(format!("removing {}: {error}", path.display())))?;
+    }
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| Error::internal(format!("writing to {}: {error}", dir.display())))
+}
+
 /// Whether raft has written anything here, so that a bootstrap would fork history.
 pub(crate) fn has_raft_state(dir: &Path) -> Result<bool> {
-    Ok(list(dir)?.iter().any(|name| {
-        matches!(name.as_str(), "metadata1" | "metadata2")
-            || name.starts_with("open-")
-            || name.starts_with("snapshot-")
-            || name.split_once('-').is_some_and(|(first, last)| is_index(first) && is_index(last))
-    }))
+    Ok(list(dir)?.iter().any(|name| is_raft_file(name)))
+}
+
+fn is_raft_file(name: &str) -> bool {
+    matches!(name, "metadata1" | "metadata2")
+        || name.starts_with("open-")
+        || name.starts_with("snapshot-")
+        || name.split_once('-').is_some_and(|(first, last)| is_index(first) && is_index(last))
 }
 
 fn is_index(text: &str) -> bool {

@@ -1,13 +1,11 @@
-//! A node that runs: the engine, its door, and the files that say who it is.
+//! A node that runs: the engine, its door, the files that say who it is, and the thread that looks after it.
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -15,17 +13,20 @@ use parking_lot::Mutex;
 use crate::client::{Conn, Connector, Local, Member, members};
 use crate::db::WakeSlot;
 use crate::door::{self, Door};
-use crate::engine::{self, Engine, Start};
+use crate::engine::fork::NotForChildren;
+use crate::engine::{self, Engine, Status};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::net::{self, Address, Stream};
 use crate::node::Config;
+use crate::node::duties::Duties;
 use crate::node::files::{self, Created, Entry};
+use crate::node::identity;
+use crate::node::plan::Plan;
+use crate::node::watch::Watch;
 
-/// How long the engine may take to say who belongs to the cluster; it answers from memory.
+/// How long the engine may take to say who belongs to the cluster or how raft stands; it answers from memory.
 const ASK_ENGINE: Duration = Duration::from_millis(500);
-/// How long the engine may take to dial a peer; its pool has a thread for each.
-const DIAL_PEER: Duration = Duration::from_secs(5);
 
 /// The nodes that run in this process. A handle to a directory that runs already attaches to what runs there.
 static RUNNING: Mutex<Vec<Weak<Instance>>> = Mutex::new(Vec::new());
@@ -34,56 +35,63 @@ static RUNNING: Mutex<Vec<Weak<Instance>>> = Mutex::new(Vec::new());
 static STARTING: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Instance {
-    id: u64,
-    address: String,
+    me: Entry,
     dir: PathBuf,
-    door: Arc<Door>,
+    config: Config,
+    /// Where the door listens, with the port that it really has.
+    bound: Address,
     watch: Arc<Watch>,
     /// None from stop on.
-    engine: Mutex<Option<Engine>>,
+    core: Mutex<Option<Arc<Core>>>,
+    duties: Arc<Duties>,
+    /// Handles that stand for this node; it stops with the last one.
+    users: Mutex<usize>,
 }
 
-/// What the engine reports to, and what has to be told when it fails.
-struct Watch {
-    dir: PathBuf,
-    me: Entry,
-    alone: bool,
-    /// The lock on the directory was ours, so what is in it now is ours as well.
-    prepared: AtomicBool,
-    lost: OnceLock<String>,
-    wakes: Mutex<Vec<Weak<WakeSlot>>>,
-}
-
-/// The way to the engine that does not leave the process.
-struct Inside {
-    address: String,
-    door: Arc<Door>,
+/// What is replaced when a node gives up its own history to join another one's.
+pub(crate) struct Core {
+    engine: Arc<Engine>,
+    door: Door,
+    _not_for_children: [NotForChildren; 2],
 }
 
 impl Instance {
     /// The node that runs on this directory in this process, if one does.
     pub(crate) fn running_on(dir: &Path) -> Option<Arc<Self>> {
         let dir = fs::canonicalize(dir).ok()?;
+        Self::running().into_iter().find(|instance| instance.dir == dir)
+    }
+
+    /// The node of this process that has this address in its cluster.
+    pub(crate) fn running_at(address: &str) -> Option<Arc<Self>> {
+        Self::running().into_iter().find(|instance| instance.me.address == address)
+    }
+
+    fn running() -> Vec<Arc<Self>> {
         let mut running = RUNNING.lock();
         running.retain(|instance| instance.strong_count() > 0);
-        running
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|instance| instance.dir == dir && instance.engine.lock().is_some())
+        let all: Vec<_> = running.iter().filter_map(Weak::upgrade).collect();
+        drop(running);
+        all.into_iter().filter(|instance| instance.core.lock().is_some()).collect()
     }
 
     /// Starts a node. On failure nothing is left behind that was not there before.
     pub(crate) fn start(config: &Config) -> Result<Arc<Self>> {
         let _one_at_a_time = STARTING.lock();
         let known = files::load_info(&config.dir)?;
-        let (listener, address) = listen(config, known.as_ref())?;
-        let id = identity(config, &address, known.as_ref())?;
+        let (listener, bound, address) = listen(config, known.as_ref())?;
+        let me = Entry {
+            id: identity::decide(config, &address, known.as_ref())?,
+            address,
+            role: 0,
+        };
+        let plan = Plan::make(config, &me.address)?;
         let created = files::make_dir(&config.dir)?;
         let fresh = Fresh::look(&config.dir, created)?;
-        let started = start_engine(config, id, &address, listener);
-        match started {
+        match Self::open(config, me, plan, bound, listener) {
             Ok(instance) => {
                 RUNNING.lock().push(Arc::downgrade(&instance));
+                instance.duties.begin(&instance);
                 Ok(instance)
             }
             Err((error, prepared)) => {
@@ -93,69 +101,190 @@ impl Instance {
         }
     }
 
-    pub(crate) fn address(&self) -> &str {
-        &self.address
+    /// The part of a start that may have to be taken back; with the error comes whether the directory was ours.
+    fn open(
+        config: &Config,
+        me: Entry,
+        plan: Plan,
+        bound: Address,
+        listener: TcpListener,
+    ) -> std::result::Result<Arc<Self>, (Error, bool)> {
+        let early = |error: Error| (error, false);
+        files::check_unlocked(&config.dir).map_err(early)?;
+        let dir = fs::canonicalize(&config.dir)
+            .map_err(|error| early(Error::invalid(format!("data_dir {}: {error}", config.dir.display()))))?;
+        if plan == Plan::Reset {
+            // The crash came between the decision and the removal.
+            files::remove_raft_state(&dir).map_err(early)?;
+        }
+        let watch = Arc::new(Watch::new(dir.clone(), me.clone(), plan));
+        let place = me.address.clone();
+        let instance = Self {
+            duties: Arc::new(Duties::new(plan.joins())),
+            users: Mutex::new(1),
+            core: Mutex::new(None),
+            config: config.clone(),
+            bound,
+            watch,
+            dir,
+            me,
+        };
+        instance
+            .open_core(listener)
+            .map_err(|error| (error.at(format!("starting the node at {place}")), instance.watch.was_prepared()))?;
+        Ok(Arc::new(instance))
     }
 
-    pub(crate) fn id(&self) -> u64 {
-        self.id
+    /// Starts the engine and opens the door in front of it.
+    fn open_core(&self, listener: TcpListener) -> Result<()> {
+        let options = engine::Options {
+            id: self.me.id,
+            address: &self.me.address,
+            dir: &self.dir,
+            busy_timeout_ms: self.config.options.busy_timeout_ms,
+            network_latency_ms: self.config.options.network_latency_ms,
+            auto_recovery: self.config.options.auto_recovery,
+            snapshot_compression: self.config.options.snapshot_compression,
+        };
+        let owner: Arc<dyn engine::Owner> = Arc::<Watch>::clone(&self.watch);
+        let engine = Engine::start(&options, owner).map_err(|error| {
+            if error.message().contains("couldn't lock") {
+                return files::in_use(&self.dir);
+            }
+            error
+        })?;
+        let engine = Arc::new(engine);
+        let held = [engine.lock_fd(), listener.as_raw_fd()].map(NotForChildren::new);
+        let door = match open_door(listener, &engine) {
+            Ok(door) => door,
+            Err(error) => {
+                let _ = engine.stop();
+                return Err(error);
+            }
+        };
+        *self.core.lock() = Some(Arc::new(Core {
+            engine,
+            door,
+            _not_for_children: held,
+        }));
+        Ok(())
+    }
+
+    pub(crate) fn me(&self) -> &Entry {
+        &self.me
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    pub(crate) fn duties(&self) -> &Arc<Duties> {
+        &self.duties
+    }
+
+    /// One more handle stands for this node; false if the last one has just left.
+    pub(crate) fn enter(&self) -> bool {
+        let mut users = self.users.lock();
+        *users += usize::from(*users > 0);
+        *users > 0
+    }
+
+    /// A handle leaves; with the last one the node stops.
+    pub(crate) fn leave(&self, deadline: Instant) {
+        let mut users = self.users.lock();
+        *users = users.saturating_sub(1);
+        if *users == 0 {
+            drop(users);
+            // There is nobody left to tell.
+            let _ = self.stop(deadline);
+        }
     }
 
     /// Finds the leader, this node first.
-    pub(crate) fn connector(&self, others: Vec<Address>) -> Connector {
-        Connector::new(Some(Arc::new(self.inside())), others)
+    pub(crate) fn connector(self: &Arc<Self>) -> Connector {
+        Connector::new(Some(Arc::new(Inside(Arc::downgrade(self), self.me.address.clone()))), Vec::new())
     }
 
     /// Calls that wait on this slot are ended when the node is lost or stopped.
     pub(crate) fn register(&self, wake: &Arc<WakeSlot>) -> Result<()> {
-        let mut wakes = self.watch.wakes.lock();
-        wakes.retain(|slot| slot.strong_count() > 0);
-        wakes.push(Arc::downgrade(wake));
-        drop(wakes);
+        self.watch.register(wake);
         self.check()
     }
 
     /// Whether the node still runs, and if not, why.
     pub(crate) fn check(&self) -> Result<()> {
-        if let Some(reason) = self.watch.lost.get() {
-            return Err(lost(reason));
-        }
-        if self.engine.lock().is_none() {
-            return Err(Error::new(Kind::Stopped, format!("the node at {} is stopped", self.address)));
-        }
-        Ok(())
+        self.watch.check()?;
+        self.core().map(drop)
     }
 
     /// What a failed call says if the node was lost meanwhile.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        match self.watch.lost.get() {
-            Some(reason) => Error::internal(format!("{} ({})", lost(reason).message(), error.message())),
-            None => error,
+        match self.watch.check() {
+            Err(lost) if lost.message() != error.message() => {
+                Error::internal(format!("{} ({})", lost.message(), error.message()))
+            }
+            _ => error,
         }
     }
 
     /// The members as this node knows them.
     pub(crate) fn members(&self) -> Result<Vec<Member>> {
-        ask_members(&self.door)
+        let deadline = Instant::now() + ASK_ENGINE;
+        members(&mut self.dial(deadline)?, deadline)
+    }
+
+    /// How raft stands on this node.
+    pub(crate) fn status(&self) -> Result<Status> {
+        self.core()?.engine.inspect(ASK_ENGINE)
+    }
+
+    /// A connection to the engine that does not leave the process.
+    pub(crate) fn dial(&self, deadline: Instant) -> Result<Conn> {
+        Ok(Conn::new(Stream::from_unix(self.core()?.door.dial(deadline)?)))
+    }
+
+    /// Gives up a history of its own that holds nothing, so that the node can be added to another cluster, whose members
+    /// are `peers`. A crash at any point is made good by the next start.
+    pub(crate) fn rejoin(&self, peers: &[Entry]) -> Result<()> {
+        let core = self.core()?;
+        files::store_join(&self.dir, files::Join::Reset)?;
+        files::store_cluster(&self.dir, peers)?;
+        self.watch.set_plan(Plan::Join);
+        self.duties.expect_join();
+        *self.core.lock() = None;
+        core.door.close();
+        core.engine.stop()?;
+        drop(core);
+        files::remove_raft_state(&self.dir)?;
+        files::store_join(&self.dir, files::Join::Pending)?;
+        self.open_core(net::listen(&self.bound)?.0)
     }
 
     /// Stops for everybody who is attached. Returns at the deadline at the latest; the engine then goes on stopping.
     pub(crate) fn stop(&self, deadline: Instant) -> Result<()> {
-        let Some(engine) = self.engine.lock().take() else {
+        self.duties.end();
+        let Some(core) = self.core.lock().take() else {
             return Ok(());
         };
         self.watch.wake_all(&Error::new(
             Kind::Shutdown,
-            format!("the node at {} was stopped during the call", self.address),
+            format!("the node at {} was stopped during the call", self.me.address),
         ));
-        self.door.close();
+        core.door.close();
         let (done, wait) = mpsc::channel();
-        let stopping = thread::Builder::new().name("dqlite-stop".to_owned()).spawn(move || {
-            net::sys::block_signals();
+        net::sys::spawn("dqlite-stop", move || {
             // Nobody may be waiting any more.
-            let _ = done.send(engine.stop());
-        });
-        stopping.map_err(|error| Error::internal(format!("no thread to stop the engine on: {error}")))?;
+            let _ = done.send(core.engine.stop());
+        })
+        .map_err(|error| Error::internal(format!("no thread to stop the engine on: {error}")))?;
         let left = deadline.saturating_duration_since(Instant::now());
         wait.recv_timeout(left).unwrap_or_else(|_| {
             Err(Error::new(
@@ -163,24 +292,22 @@ impl Instance {
                 format!(
                     "the engine of the node at {} did not stop before the deadline; it goes on stopping in the \
                      background, and {} stays locked until it has",
-                    self.address,
+                    self.me.address,
                     self.dir.display()
                 ),
             ))
         })
     }
 
+    fn core(&self) -> Result<Arc<Core>> {
+        let core = self.core.lock().clone();
+        core.ok_or_else(|| Error::new(Kind::Stopped, format!("the node at {} is stopped", self.me.address)))
+    }
+
     /// The engine's own socket, behind the door.
     #[cfg(test)]
     pub(crate) fn socket(&self) -> String {
-        self.engine.lock().as_ref().map(|engine| engine.socket().to_owned()).unwrap_or_default()
-    }
-
-    fn inside(&self) -> Inside {
-        Inside {
-            address: self.address.clone(),
-            door: Arc::clone(&self.door),
-        }
+        self.core().unwrap().engine.socket().to_owned()
     }
 }
 
@@ -191,53 +318,22 @@ impl Drop for Instance {
     }
 }
 
+/// The way to the engine for sessions of this process. It does not keep the node running.
+struct Inside(Weak<Instance>, String);
+
 impl Local for Inside {
     fn address(&self) -> &str {
-        &self.address
+        &self.1
     }
 
     fn dial(&self, deadline: Instant) -> Result<Stream> {
-        Ok(Stream::from_unix(self.door.dial(deadline)?))
-    }
-}
-
-impl Watch {
-    fn wake_all(&self, error: &Error) {
-        for slot in self.wakes.lock().iter().filter_map(Weak::upgrade) {
-            slot.close(error.clone());
-        }
-    }
-}
-
-impl engine::Owner for Watch {
-    fn prepare(&self) -> Result<Start> {
-        // Another process may have been here since we looked.
-        let known = files::load_info(&self.dir)?;
-        if known.as_ref().is_some_and(|known| (known.id, &known.address) != (self.me.id, &self.me.address)) {
-            return Err(Error::internal(format!(
-                "{} was given to another node while this one started",
-                self.dir.display()
-            )));
-        }
-        self.prepared.store(true, Ordering::Release);
-        if known.is_none() {
-            files::store_cluster(&self.dir, std::slice::from_ref(&self.me))?;
-            files::store_info(&self.dir, &self.me)?;
-        }
-        if files::has_raft_state(&self.dir)? {
-            return Ok(Start::AsIs);
-        }
-        Ok(if self.alone { Start::Bootstrap } else { Start::AsIs })
+        let stopped = || Error::new(Kind::Stopped, format!("the node at {} is stopped", self.1));
+        let instance = self.0.upgrade().ok_or_else(stopped)?;
+        Ok(Stream::from_unix(instance.core()?.door.dial(deadline)?))
     }
 
-    fn connect(&self, address: &str) -> Result<OwnedFd> {
-        let address = Address::parse_peer(address, "peer address")?;
-        Ok(net::dial(&address, Instant::now() + DIAL_PEER)?.into())
-    }
-
-    fn lost(&self, reason: &str) {
-        let _ = self.lost.set(reason.to_owned());
-        self.wake_all(&lost(reason));
+    fn peers(&self) -> Vec<Address> {
+        self.0.upgrade().map(|instance| instance.watch.peers(&instance.config)).unwrap_or_default()
     }
 }
 
@@ -274,7 +370,7 @@ impl Fresh {
 }
 
 /// Takes the node's port before anything is written. With port 0 the one that the node had last time, or a new one.
-fn listen(config: &Config, known: Option<&Entry>) -> Result<(TcpListener, String)> {
+fn listen(config: &Config, known: Option<&Entry>) -> Result<(TcpListener, Address, String)> {
     let mut address = config.address.clone();
     if let (0, Some(known)) = (address.port(), known) {
         let before = Address::parse_peer(&known.address, "address in info.yaml")?;
@@ -291,107 +387,31 @@ fn listen(config: &Config, known: Option<&Entry>) -> Result<(TcpListener, String
     if address.port() == 0 {
         address = address.with_port(bound.port());
     }
-    Ok((listener, address.to_string()))
+    Ok((listener, bind.with_port(bound.port()), address.to_string()))
 }
 
-/// Once info.yaml exists, it decides who the node is.
-fn identity(config: &Config, address: &str, known: Option<&Entry>) -> Result<u64> {
-    let Some(known) = known else {
-        return Ok(config.id);
-    };
-    // An id that was generated was not chosen; go-dqlite generates others.
-    let chosen = config.id != engine::generate_id(&config.address.to_string())?;
-    if known.address != address || (chosen && known.id != config.id) {
-        return Err(Error::invalid(format!(
-            "data_dir {} belongs to node {} at {}, not to node {} at {address}; start it as that node, or name another \
-             directory",
-            config.dir.display(),
-            known.id,
-            known.address,
-            config.id
-        )));
-    }
-    Ok(known.id)
-}
-
-fn start_engine(
-    config: &Config,
-    id: u64,
-    address: &str,
-    listener: TcpListener,
-) -> std::result::Result<Arc<Instance>, (Error, bool)> {
-    let early = |error: Error| (error, false);
-    files::check_unlocked(&config.dir).map_err(early)?;
-    let dir = fs::canonicalize(&config.dir)
-        .map_err(|error| early(Error::invalid(format!("data_dir {}: {error}", config.dir.display()))))?;
-    let watch = Arc::new(Watch {
-        dir: dir.clone(),
-        me: Entry {
-            id,
-            address: address.to_owned(),
-            role: 0,
-        },
-        alone: config.cluster.iter().all(|member| member.to_string() == address),
-        prepared: AtomicBool::new(false),
-        lost: OnceLock::new(),
-        wakes: Mutex::new(Vec::new()),
-    });
-    let options = engine::Options {
-        id,
-        address,
-        dir: &dir,
-        busy_timeout_ms: config.options.busy_timeout_ms,
-        network_latency_ms: config.options.network_latency_ms,
-        auto_recovery: config.options.auto_recovery,
-        snapshot_compression: config.options.snapshot_compression,
-    };
-    let owner: Arc<dyn engine::Owner> = Arc::<Watch>::clone(&watch);
-    let engine = Engine::start(&options, owner).map_err(|error| {
-        let prepared = watch.prepared.load(Ordering::Acquire);
-        let error = if error.message().contains("couldn't lock") { files::in_use(&dir) } else { error };
-        (error.at(format!("starting the node at {address}")), prepared)
-    })?;
-    match open_door(listener, engine.socket()) {
-        Ok(door) => Ok(Arc::new(Instance {
-            id,
-            address: address.to_owned(),
-            dir,
-            door,
-            watch,
-            engine: Mutex::new(Some(engine)),
-        })),
-        Err(error) => {
-            let _ = engine.stop();
-            Err((error, true))
-        }
-    }
-}
-
-/// The door admits as raft peers only those who are members.
-fn open_door(listener: TcpListener, upstream: &str) -> Result<Arc<Door>> {
-    let socket = upstream.to_owned();
+/// The door admits as raft peers only members, and tells the engine when a peer's link ends.
+fn open_door(listener: TcpListener, engine: &Arc<Engine>) -> Result<Door> {
+    let socket = engine.socket().to_owned();
     let admit = move |id: u64, address: &str| {
         let deadline = Instant::now() + ASK_ENGINE;
         let asked = Stream::connect_local(&socket, deadline)
             .and_then(|stream| members(&mut Conn::new(stream), deadline));
-        asked.is_ok_and(|members| members.iter().any(|member| member.id == id && member.address == address))
+        // A node that belongs to no cluster yet waits to be added, by a leader that it does not know.
+        asked.is_ok_and(|members| {
+            members.is_empty() || members.iter().any(|member| member.id == id && member.address == address)
+        })
     };
+    let engine_of_links = Arc::downgrade(engine);
     let options = door::Options {
-        upstream: upstream.to_owned(),
+        upstream: engine.socket().to_owned(),
         limits: door::Limits::default(),
         admit: Box::new(admit),
+        link_ended: Box::new(move |peer| {
+            if let Some(engine) = engine_of_links.upgrade() {
+                engine.link_lost(peer);
+            }
+        }),
     };
-    Ok(Arc::new(Door::open(listener, options)?))
-}
-
-fn ask_members(door: &Door) -> Result<Vec<Member>> {
-    let deadline = Instant::now() + ASK_ENGINE;
-    let stream = Stream::from_unix(door.dial(deadline)?);
-    members(&mut Conn::new(stream), deadline)
-}
-
-fn lost(reason: &str) -> Error {
-    Error::internal(format!(
-        "the node is lost: {reason}. Other nodes of this process go on; destroy this one and start it again"
-    ))
+    Door::open(listener, options)
 }

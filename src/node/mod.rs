@@ -1,7 +1,12 @@
 //! A node as one handle sees it: configured, running, stopped. Several handles may stand for one running node.
 
+mod duties;
 mod files;
+mod identity;
 mod instance;
+mod join;
+mod plan;
+mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -50,6 +55,8 @@ impl Default for Options {
         }
     }
 }
+
+pub(crate) use join::add;
 
 pub(crate) struct Node {
     config: Mutex<Config>,
@@ -107,32 +114,42 @@ impl Node {
         if let Phase::Running(running) = &*self.phase.lock() {
             return Err(Error::misuse(format!(
                 "the node at {} is running; its options can be set before start only",
-                running.instance.address()
+                running.instance.me().address
             )));
         }
         change(&mut self.config.lock())
     }
 
-    /// Starts the node, or attaches to it if it runs in this process already.
+    /// Starts the node, or attaches to it if it runs in this process already. Returns when it belongs to a cluster.
     pub(crate) fn start(&self) -> Result<()> {
-        let _changing = self.changing.lock();
+        let deadline = Instant::now() + limits::START;
+        let instance = {
+            let _changing = self.changing.lock();
+            self.start_or_attach()?
+        };
+        instance.duties().wait_joined(deadline)
+    }
+
+    fn start_or_attach(&self) -> Result<Arc<Instance>> {
         match &*self.phase.lock() {
+            // The start before this one ended while the node was still waiting to join.
+            Phase::Running(running) if running.instance.duties().waits() => return Ok(Arc::clone(&running.instance)),
             Phase::Running(running) => {
-                return Err(Error::misuse(format!("the node at {} is running already", running.instance.address())));
+                return Err(Error::misuse(format!("the node at {} is running already", running.instance.me().address)));
             }
             Phase::Destroyed => return Err(destroyed()),
             Phase::Configured | Phase::Stopped => {}
         }
         let config = self.config.lock().clone();
-        let instance = match Instance::running_on(&config.dir) {
+        let instance = match Instance::running_on(&config.dir).filter(|instance| instance.enter()) {
             Some(instance) => attach(&config, instance)?,
             None => Instance::start(&config)?,
         };
         let wake = Arc::new(WakeSlot::default());
         instance.register(&wake)?;
         let running = Running {
-            connector: Arc::new(instance.connector(config.cluster.clone())),
-            instance,
+            connector: Arc::new(instance.connector()),
+            instance: Arc::clone(&instance),
             wake,
             databases: Mutex::new(HashMap::new()),
             current: Mutex::new(None),
@@ -140,14 +157,14 @@ impl Node {
             calls: RwLock::new(()),
         };
         *self.phase.lock() = Phase::Running(Arc::new(running));
-        Ok(())
+        Ok(instance)
     }
 
     /// Gives the lead away, if there is anybody to take it.
     pub(crate) fn handover(&self) -> Result<()> {
         self.call(|running| {
             let members = running.instance.members()?;
-            if members.iter().all(|member| member.id == running.instance.id()) {
+            if members.iter().all(|member| member.id == running.instance.me().id) {
                 return Ok(());
             }
             Err(Error::misuse("handing over to other members is not supported by this version"))
@@ -162,7 +179,7 @@ impl Node {
         *self.phase.lock() = Phase::Stopped;
         let stopped = Error::new(
             Kind::Shutdown,
-            format!("the node at {} was stopped during the call", running.instance.address()),
+            format!("the node at {} was stopped during the call", running.instance.me().address),
         );
         running.end_calls(stopped, deadline);
         running.instance.stop(deadline)
@@ -173,7 +190,9 @@ impl Node {
         let _changing = self.changing.lock();
         let phase = std::mem::replace(&mut *self.phase.lock(), Phase::Destroyed);
         if let Phase::Running(running) = phase {
-            running.end_calls(destroyed(), Instant::now() + limits::STOP);
+            let deadline = Instant::now() + limits::STOP;
+            running.end_calls(destroyed(), deadline);
+            running.instance.leave(deadline);
         }
     }
 
@@ -255,14 +274,16 @@ impl Running {
 
 /// A node that runs in this process is joined, not started a second time, if it is the one that was asked for.
 fn attach(config: &Config, instance: Arc<Instance>) -> Result<Arc<Instance>> {
-    let same_host = config.address.port() == 0 && instance.address().starts_with(&config.address.host());
-    if config.address.to_string() != instance.address() && !same_host {
-        return Err(Error::invalid(format!(
+    let same_host = config.address.port() == 0 && instance.me().address.starts_with(&config.address.host());
+    if config.address.to_string() != instance.me().address && !same_host {
+        let error = Error::invalid(format!(
             "data_dir {} is in use by the node {} at {} of this process",
             config.dir.display(),
-            instance.id(),
-            instance.address()
-        )));
+            instance.me().id,
+            instance.me().address
+        ));
+        instance.leave(Instant::now() + limits::STOP);
+        return Err(error);
     }
     Ok(instance)
 }

@@ -95,7 +95,7 @@ fn query_sql(sql: &str) -> Request<'_> {
 /// A connection whose statement is running: its first rows have come, the next one never will.
 fn occupy(node: &Node) -> Conn {
     let mut conn = connect(node);
-    let sql = format!("SELECT hex(zeroblob(4096)) UNION ALL SELECT * FROM ({ENDLESS})");
+    let sql = format!("SELECT hex(zeroblob(65536)) UNION ALL SELECT * FROM ({ENDLESS})");
     conn.query(&query_sql(&sql), soon()).unwrap();
     conn
 }
@@ -188,7 +188,7 @@ fn any_id_bootstraps_and_info_decides_afterwards() {
         // Nobody chose a generated id, so the directory's own counts.
         let generated = node(engine::generate_id(&address).unwrap(), &address, &dir);
         generated.start().unwrap();
-        assert_eq!(instance(&generated).id(), id);
+        assert_eq!(instance(&generated).me().id, id);
     }
 }
 
@@ -197,11 +197,11 @@ fn port_zero_is_remembered() {
     let dir = Dir::new("port");
     let first = node(7, "127.0.0.1:0", &dir);
     first.start().unwrap();
-    let address = instance(&first).address().to_owned();
+    let address = instance(&first).me().address.clone();
     assert!(!address.ends_with(":0"));
     first.stop().unwrap();
     first.start().unwrap();
-    assert_eq!(instance(&first).address(), address);
+    assert_eq!(instance(&first).me().address, address);
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_client_that_vanishes_amid_its_rows_keeps_nothing_open() {
 fn stop_does_not_wait_for_a_client_that_does_not_read() {
     let dir = Dir::new("deaf");
     let node = started(&dir);
-    let mut client = TcpStream::connect(instance(&node).address()).unwrap();
+    let mut client = TcpStream::connect(instance(&node).me().address.clone()).unwrap();
     let mut bytes = 1_u64.to_le_bytes().to_vec();
     Request::Open {
         name: b"test.db",
@@ -321,7 +321,7 @@ fn stop_does_not_wait_for_a_client_that_does_not_read() {
 fn the_door_admits_members_only() {
     let dir = Dir::new("admit");
     let node = started(&dir);
-    let own = instance(&node).address().to_owned();
+    let own = instance(&node).me().address.clone().to_owned();
     let mut stranger = TcpStream::connect(&own).unwrap();
     let mut bytes = 1_u64.to_le_bytes().to_vec();
     Request::Connect {

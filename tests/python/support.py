@@ -1,6 +1,8 @@
 """What the tests share."""
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -99,6 +101,7 @@ def python(code, *arguments, **options):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        start_new_session=True,
         **options,
     )
 
@@ -109,7 +112,67 @@ def run_python(code, *arguments, seconds=30):
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with the children that it may have forked
         out, err = process.communicate()
         raise AssertionError(f"still running after {seconds} s; stdout: {out}; stderr: {err}")
     return process.returncode, out, err
+
+
+REMOTE = """
+import json, logging, sys
+logging.getLogger("dqlitepy").setLevel(100)
+from dqlitepy import Node
+node = Node(sys.argv[1], sys.argv[2], node_id=int(sys.argv[3]))
+for line in sys.stdin:
+    call, *arguments = json.loads(line)
+    try:
+        answer = {"result": getattr(node, call)(*arguments)}
+    except Exception as e:
+        answer = {"error": str(e)}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class RemoteNode:
+    """A node in a process of its own, so that what kills it fails one test only. Its methods are Node's."""
+
+    def __init__(self, address, data_dir, node_id=1):
+        self.address = address
+        self.process = python(REMOTE, address, data_dir, node_id)
+        self.start()
+        self.open_db("test.db")
+
+    def __getattr__(self, call):
+        def remote_call(*arguments):
+            try:
+                self.process.stdin.write(json.dumps([call, *arguments]) + "\n")
+                self.process.stdin.flush()
+                line = self.process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            assert line, f"the node's process died: {self.post_mortem()}"
+            answer = json.loads(line)
+            assert "error" not in answer, f"{call}: {answer['error']}"
+            result = answer["result"]
+            return tuple(result) if call == "exec" else result
+
+        return remote_call
+
+    def post_mortem(self):
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        return f"exit code {self.process.wait()}, stderr: {self.process.stderr.read()[:2000]}"
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def close(self):
+        """End it as an interpreter ends; it must be clean."""
+        try:
+            out, err = self.process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError("the node's process does not end")
+        assert (self.process.returncode, out, err) == (0, "", "")

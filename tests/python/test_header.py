@@ -92,11 +92,14 @@ def test_used_through_our_own_declarations(ffi, tmp_path, address):
 
 def test_every_declaration_is_documented(declarations):
     """Each function has a comment right before it that says which version brought it."""
-    for match in re.finditer(r"/\*\*(.*?)\*/\s*([^;/#]*?\b(dqlitepy_\w+)\s*\([^;]*\));", declarations, re.S):
+    documented = []
+    for match in re.finditer(r"/\*((?:(?!\*/).)*)\*/\s*(\w[^;/#{]*?\b(dqlitepy_\w+)\s*\([^;]*\));", declarations, re.S):
         assert "Since" in match[1], f"no Since in the comment of {match[3]}"
-    documented = re.findall(r"\*/\s*[^;/#]*?\b(dqlitepy_\w+)\s*\([^;]*\);", declarations)
-    declared = re.findall(r"^[^*/\n]*?\b(dqlitepy_\w+)\s*\(", declarations, re.M)
+        documented.append(match[3])
+    code = re.sub(r"/\*.*?\*/", "", declarations, flags=re.S)
+    declared = re.findall(r"\b(dqlitepy_\w+)\s*\(", code)
     assert sorted(documented) == sorted(declared)
+    assert len(declared) == len(set(declared)), "a function is declared twice"
 
 
 def test_ascii_and_no_paths():

@@ -1,7 +1,10 @@
 """dqlitepy's Node."""
 
+import re
+
 import pytest
 from dqlitepy import (
+    Client,
     DqliteError,
     ErrorCode,
     Node,
@@ -185,12 +188,29 @@ def test_port_in_use(node, tmp_path):
     assert list((tmp_path / "other").iterdir()) == []
 
 
-@pytest.mark.parametrize("bad", ["", "nonsense", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:0"])
+@pytest.mark.parametrize("bad", ["", "nonsense", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:-1"])
 def test_bad_address(tmp_path, bad):
     with support.Within(2.0), pytest.raises(NodeError, match="address") as caught:
         Node(bad, tmp_path / "n", node_id=1).start()
     assert caught.value.error_code is ErrorCode.INVALID
     assert list((tmp_path / "n").iterdir()) == []
+
+
+def test_port_zero(tmp_path, address):
+    """The kernel chooses; the directory remembers, so that the node is found there again."""
+    host = support.host_and_port(address)[0]
+    node = support.running_node(f"{host}:0", tmp_path / "n")
+    node.exec("CREATE TABLE t (a)")
+    (real,) = re.findall(r"^Address: (.*)$", (tmp_path / "n/info.yaml").read_text(), re.M)
+    assert support.host_and_port(real)[0] == host and support.host_and_port(real)[1] > 0
+    with Client([real]) as client:
+        assert client.leader() == real
+    support.end(node)
+    node = support.running_node(f"{host}:0", tmp_path / "n")
+    assert node.query("SELECT name FROM sqlite_master") == [{"name": "t"}]
+    with Client([real]) as client:
+        assert [m.address for m in client.cluster()] == [real]
+    support.end(node)
 
 
 def test_data_dir_is_a_file(tmp_path, address):

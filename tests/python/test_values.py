@@ -30,8 +30,24 @@ def literal(value):
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else "9e999" if value > 0 else "-9e999"
+        return exact(value)
     return str(value) if value > -(2**63) else "(-9223372036854775807 - 1)"
+
+
+def exact(value):
+    """A real in SQL without decimal digits: SQLite's own parser is off by one bit now and then."""
+    if not math.isfinite(value):
+        return "9e999" if value > 0 else "-9e999"
+    if value == 0:
+        return "-0.0" if math.copysign(1, value) < 0 else "0.0"
+    mantissa, exponent = math.frexp(value)
+    mantissa, exponent = int(mantissa * 2**53), exponent - 53
+    sql = f"CAST({mantissa} AS REAL)"
+    while exponent:
+        step = min(62, abs(exponent))
+        sql = f"({sql} {'*' if exponent > 0 else '/'} CAST({1 << step} AS REAL))"
+        exponent -= step if exponent > 0 else -step
+    return sql
 
 
 def same(got, want):
@@ -64,12 +80,14 @@ def random_values(seed, n):
 def test_round_trip(node, column):
     """Two thousand values against Python's own sqlite3, which says what the column's affinity makes of them."""
     values = list(random_values(f"round trip {column}", 2000))
+    if column == "TEXT":  # how many digits a real gets as text differs between versions of SQLite
+        values = [v for v in values if not isinstance(v, float)]
     reference = sqlite3.connect(":memory:")
     reference.text_factory = lambda b: b.decode("utf-8", "surrogateescape")
     reference.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, v {column})")
     node.exec(f"CREATE TABLE t (id INTEGER PRIMARY KEY, v {column})")
-    for start in range(0, len(values), 200):
-        rows = ", ".join(f"({literal(v)})" for v in values[start : start + 200])
+    for start in range(0, len(values), 100):
+        rows = ", ".join(f"({literal(v)})" for v in values[start : start + 100])
         node.exec(f"INSERT INTO t (v) VALUES {rows}")
         reference.execute(f"INSERT INTO t (v) VALUES {rows}")
     got = node.query("SELECT id, v, typeof(v) AS t FROM t ORDER BY id")

@@ -50,6 +50,23 @@ const char *glue_node_socket(const struct glue_node *node);
 /* Blocks until the loop has ended; the node is gone afterwards. Non-zero if the engine reported an error. */
 int glue_node_stop(struct glue_node *node);
 
+/* How raft stands on this node. */
+struct glue_status {
+	bool leads;
+	bool blank;      /* only a first configuration and barriers in the log, no session open */
+	uint64_t leader; /* 0: none known */
+	uint64_t term;
+	uint64_t last_index;
+	uint64_t applied_index;
+	unsigned members;
+};
+
+/* Asks the loop; 0, or an errno (ETIMEDOUT if the loop did not answer in time). Any thread, until stop begins. */
+int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_status *status);
+
+/* The raft link from this peer has ended; if it was the leader, an election begins soon. Any thread, until stop begins. */
+void glue_node_link_lost(struct glue_node *node, uint64_t peer);
+
 /* The lock's descriptor, for a forked child to close. */
 int glue_node_lock_fd(const struct glue_node *node);
 

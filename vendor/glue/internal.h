@@ -59,6 +59,14 @@ void glue_pool_close(struct glue_pool *pool, bool wait);
 /* Whose loop this is, and that node's pool. */
 struct glue_pool *glue_pool_of(uv_loop_t *loop);
 
+/* Requests from outside to a running loop. Opened before the loop runs, detached on its thread after it has ended. */
+struct dqlite_node;
+struct glue_loop;
+struct glue_loop *glue_loop_open(struct dqlite_node *engine);
+void glue_loop_detach(struct glue_loop *loop);
+void glue_loop_free(struct glue_loop *loop);
+struct glue_loop *glue_loop_of(struct glue_node *node);
+
 bool glue_is_lost(struct glue_node *node);
 
 #endif

@@ -20,6 +20,7 @@ struct glue_node {
 	struct glue_options options;
 	struct dqlite_node *engine;
 	struct glue_pool *pool;
+	struct glue_loop *loop;
 	atomic_bool lost;
 	bool started; /* the engine's thread exists */
 	pthread_t thread;
@@ -36,6 +37,11 @@ struct glue_pool *glue_pool_of(uv_loop_t *loop)
 {
 	struct dqlite_node *engine = (struct dqlite_node *)((char *)loop - offsetof(struct dqlite_node, loop));
 	return owner_of(engine)->pool;
+}
+
+struct glue_loop *glue_loop_of(struct glue_node *node)
+{
+	return node->loop;
 }
 
 bool glue_is_lost(struct glue_node *node)
@@ -151,6 +157,16 @@ static void unwind(struct dqlite_node *engine)
 	uv_run(&engine->loop, UV_RUN_DEFAULT);
 }
 
+static void detach(struct glue_node *node)
+{
+	if (node->pool != NULL) {
+		glue_pool_detach(node->pool);
+	}
+	if (node->loop != NULL) {
+		glue_loop_detach(node->loop);
+	}
+}
+
 struct thread_start {
 	struct glue_node *node;
 	void *(*run)(void *);
@@ -167,7 +183,7 @@ static void *engine_thread(void *arg)
 	pthread_setname_np(pthread_self(), "dqlite-loop");
 	if (GLUE_GUARDED(&guard, start.node)) {
 		result = start.run(engine);
-		glue_pool_detach(start.node->pool);
+		detach(start.node);
 		if (result != NULL) {
 			/* It failed before the loop ran: taskRun does not always say so, and leaves its handles open. */
 			sem_post(&engine->ready);
@@ -197,8 +213,9 @@ int glue_thread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*ru
 		return ECANCELED;
 	}
 	node->pool = glue_pool_open(node, &engine->loop);
+	node->loop = glue_loop_open(engine);
 	struct thread_start *start = malloc(sizeof *start);
-	if (node->pool == NULL || start == NULL) {
+	if (node->pool == NULL || node->loop == NULL || start == NULL) {
 		snprintf(node->reason, sizeof node->reason, "out of memory");
 		free(start);
 		return ENOMEM;
@@ -265,11 +282,18 @@ void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb)
 	gateway__close(gateway, cb);
 }
 
+/*
+ * How soon the engine dials a peer again that did not answer. Its own second is longer than everything else that a new
+ * leader has to wait for: after a restart the survivors have to reach each other before they can elect one.
+ */
+enum { REDIAL_MS = 50 };
+
 static int set_options(struct glue_node *node)
 {
 	struct dqlite_node *engine = node->engine;
 	const struct glue_options *options = &node->options;
 	int rv = dqlite_node_set_connect_func(engine, connect_peer, node);
+	raft_uv_set_connect_retry_delay(&engine->raft_io, REDIAL_MS);
 	if (rv == 0) {
 		rv = dqlite_node_set_bind_address(engine, "@");
 	}
@@ -344,9 +368,7 @@ static int start_engine(struct glue_node *node)
 	if (node->started) {
 		pthread_join(node->thread, NULL);
 	} else {
-		if (node->pool != NULL) {
-			glue_pool_detach(node->pool);
-		}
+		detach(node);
 		unwind(node->engine);
 	}
 	if (!glue_is_lost(node)) {
@@ -399,6 +421,9 @@ static void free_unless_lost(struct glue_node *node)
 		glue_pool_close(node->pool, !lost);
 	}
 	if (!lost) {
+		if (node->loop != NULL) {
+			glue_loop_free(node->loop);
+		}
 		free((char *)node->options.address);
 		free((char *)node->options.dir);
 		free(node);

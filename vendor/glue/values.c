@@ -1,13 +1,15 @@
 /*
- * Stand in for two SQLite functions in query.c, where the engine decides how a value travels.
+ * Stand in for functions in query.c, where the engine decides how values travel.
  *
  * The engine trusts a column's declared type: TEXT in a BOOLEAN column is an assertion, NULL there arrives as false, NULL
  * in a DATETIME column as "". Here the declared type counts only where the stored value fits it.
  */
 #include <sqlite3.h>
-#include <string.h>
 #include <stdbool.h>
+#include <string.h>
 #include <strings.h>
+
+#include "lib/buffer.h"
 
 const char *glue_column_decltype(sqlite3_stmt *stmt, int column);
 const char *glue_column_decltype(sqlite3_stmt *stmt, int column)
@@ -43,4 +45,32 @@ int glue_column_type(sqlite3_stmt *stmt, int column)
 		}
 	}
 	return type;
+}
+
+/*
+ * How a result is cut into parts. The engine ends a part as soon as it fills a page. Where the names of the columns alone
+ * do that, every part ends before its first row, for ever; and where they do not, a part of 4 kB is so small that a large
+ * result spends its time between two threads. Here a part has at least one row, and is sixteen pages long.
+ *
+ * sqlite3_column_count is the first call for a part, buffer__offset the question whether it is full, before each row.
+ */
+enum { PAGES_PER_PART = 16 };
+
+static __thread bool part_is_empty;
+
+int glue_part_begins(sqlite3_stmt *stmt);
+int glue_part_begins(sqlite3_stmt *stmt)
+{
+	part_is_empty = true;
+	return sqlite3_column_count(stmt);
+}
+
+size_t glue_part_fill(struct buffer *buffer);
+size_t glue_part_fill(struct buffer *buffer)
+{
+	if (part_is_empty) {
+		part_is_empty = false;
+		return 0;
+	}
+	return buffer__offset(buffer) / PAGES_PER_PART;
 }

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -170,22 +170,13 @@ fn a_full_backlog_of_the_engine_delays_and_does_not_fail() {
     }
     wait_until("they came in", || door.stats().accepted == 5);
     let patient = std::thread::scope(|scope| {
-        let dialling = scope.spawn(|| door.dial(std::time::Instant::now() + PATIENCE));
+        let dialling = scope.spawn(|| door.dial(Instant::now() + PATIENCE));
         listener.accept().unwrap();
         drop(filler);
-        let mut answered = 0;
-        while answered < 5 {
+        for _ in 0..6 {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = Vec::new();
-            stream
-                .set_read_timeout(Some(Duration::from_millis(500)))
-                .unwrap();
-            if (&mut stream).take(24).read_to_end(&mut request).is_ok() && request.len() == 24 {
-                stream.write_all(&request).unwrap();
-                answered += 1;
-            }
+            std::thread::spawn(move || echo(&mut stream, &Log::default()));
         }
-        drop(listener);
         dialling.join().unwrap()
     });
     assert!(patient.is_ok(), "{patient:?}");
@@ -208,6 +199,32 @@ fn what_the_client_sends_too_much_does_not_cost_it_the_answer() {
     let mut answer = vec![0; LARGE];
     client.read_exact(&mut answer).unwrap();
     assert_eq!(failure(&read_to_end(&mut client)).0, 1005);
+}
+
+/// Answers with more than one turn of a door with small buffers moves, in one go.
+fn answer_at_once(stream: &mut UnixStream, log: &Log) {
+    stream.read_exact(&mut [0; 24]).unwrap();
+    stream.write_all(&[3; 100_000]).unwrap();
+    listen_only(stream, log);
+}
+
+#[test]
+fn what_is_left_of_a_turn_is_not_forgotten() {
+    let limits = Limits {
+        buffer: 512,
+        ..Limits::default()
+    };
+    let setup = Setup::new(limits, answer_at_once);
+    let mut client = setup.client();
+    let sent = hello(&[connect(7, "10.0.0.7:9001")]);
+    client
+        .write_all(&[&sent[..], &[9; 100_000]].concat())
+        .unwrap();
+    client.read_exact(&mut vec![0; 100_000]).unwrap();
+    let total = sent.len() - 24 + 100_000;
+    wait_until("all is there", || {
+        setup.engine.log.received.lock().len() == total
+    });
 }
 
 /// Reads the first request, and nothing after it until the test says so.

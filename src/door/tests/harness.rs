@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::door::{Door, Limits, Options};
+use crate::door::{Door, Limits, LinkEnded, Options};
 use crate::net::{Address, listen};
 use crate::wire::{self, Header, Request};
 
@@ -141,6 +141,14 @@ impl Setup {
 
 /// A door that lets in node 7 at 10.0.0.7:9001, and whose check of node 13 panics.
 pub(super) fn open(upstream: &str, limits: Limits) -> (Door, SocketAddr) {
+    open_with(upstream, limits, Box::new(|_| {}))
+}
+
+pub(super) fn open_with(
+    upstream: &str,
+    limits: Limits,
+    link_ended: LinkEnded,
+) -> (Door, SocketAddr) {
     let address = Address::parse_listen("127.0.0.1:0", "address").unwrap();
     let (listener, at) = listen(&address).unwrap();
     let options = Options {
@@ -150,6 +158,7 @@ pub(super) fn open(upstream: &str, limits: Limits) -> (Door, SocketAddr) {
             assert_ne!(id, 13, "this panic is part of a test");
             id == 7 && address == "10.0.0.7:9001"
         }),
+        link_ended,
     };
     (Door::open(listener, options).unwrap(), at)
 }

@@ -26,6 +26,12 @@ fn expect_answer(mut client: &TcpStream) {
     assert_eq!(got, sent);
 }
 
+fn expect_echo(mut client: &TcpStream) {
+    let sent = frames(&[Request::Leader]);
+    client.write_all(&sent).unwrap();
+    client.read_exact(&mut vec![0; sent.len()]).unwrap();
+}
+
 /// How long the door leaves `client` open.
 fn closed_after(client: &mut TcpStream) -> Duration {
     let start = Instant::now();
@@ -86,20 +92,20 @@ fn a_handshake_has_a_deadline() {
 fn a_started_request_has_a_deadline_and_an_idle_client_has_none() {
     let limits = Limits {
         handshake: SHORT,
-        pause: SHORT,
+        pause: SHORT * 3,
         ..Limits::default()
     };
     let setup = Setup::new(limits, echo);
     let (idle, mut halting) = (setup.client(), setup.client());
     expect_answer(&idle);
     expect_answer(&halting);
-    let frame = frames(&[Request::Leader]);
-    halting.write_all(&frame[..5]).unwrap();
+    halting.write_all(&frames(&[Request::Leader])[..5]).unwrap();
+    // One whose time is up earlier must not make the door forget the other.
+    assert!(closed_after(&mut setup.client()) > SHORT / 2);
     let taken = closed_after(&mut halting);
-    assert!(taken > SHORT / 2 && taken < SHORT * 10, "{taken:?}");
-    assert_eq!(setup.door.stats().refused, 1);
-    (&idle).write_all(&frame).unwrap();
-    (&idle).read_exact(&mut vec![0; frame.len()]).unwrap();
+    assert!(taken > SHORT && taken < SHORT * 10, "{taken:?}");
+    assert_eq!(setup.door.stats().refused, 2);
+    expect_echo(&idle);
 }
 
 #[test]
@@ -125,27 +131,30 @@ fn beyond_the_limit_connections_are_closed() {
 
 #[test]
 fn clients_never_keep_a_link_out() {
-    let setup = Setup::new(
-        Limits {
-            connections: 2,
-            links: 1,
-            ..Limits::default()
-        },
-        echo,
-    );
+    let limits = Limits {
+        connections: 2,
+        links: 2,
+        ..Limits::default()
+    };
+    let setup = Setup::new(limits, echo);
     let good: Vec<_> = (0..2).map(|_| setup.client()).collect();
     good.iter().for_each(expect_answer);
     let mut third = setup.client();
     third.write_all(&hello(&[Request::Leader])).unwrap();
     assert_eq!(read_to_end(&mut third), b"", "a third client finds no room");
     wait_until("it is gone", || setup.door.stats().open == 2);
-    let mut silent = setup.client();
-    wait_until("it came in", || setup.door.stats().open == 3);
-    let mut link = setup.client();
-    assert_eq!(read_to_end(&mut silent), b"", "it made room");
-    let sent = hello(&[connect(7, "10.0.0.7:9001")]);
-    link.write_all(&sent).unwrap();
-    link.read_exact(&mut vec![0; sent.len()]).unwrap();
+    let (mut older, mut newer) = (setup.client(), setup.client());
+    wait_until("they came in", || setup.door.stats().open == 4);
+    let mut links = Vec::new();
+    for silent in [&mut older, &mut newer] {
+        let mut link = setup.client();
+        assert_eq!(read_to_end(silent), b"", "the oldest silent one made room");
+        let sent = hello(&[connect(7, "10.0.0.7:9001")]);
+        link.write_all(&sent).unwrap();
+        link.read_exact(&mut vec![0; sent.len()]).unwrap();
+        good.iter().for_each(expect_echo);
+        links.push(link);
+    }
 }
 
 #[test]
@@ -185,6 +194,26 @@ fn memory_for_arriving_requests_has_a_limit() {
     wait_until("its memory was given back, so this one may use it", || {
         setup.door.stats().open == 1
     });
+}
+
+#[test]
+fn memory_of_a_request_that_never_ends_is_given_back() {
+    let limits = Limits {
+        collected: 3 << 20,
+        pause: SHORT * 3,
+        ..Limits::default()
+    };
+    let setup = Setup::new(limits, echo);
+    for _ in 0..4 {
+        let mut client = setup.client();
+        expect_answer(&client);
+        client.write_all(&raw(1 << 18, 4, 0, &[])).unwrap();
+        for _ in 0..16 {
+            client.write_all(&[1; 1 << 16]).unwrap();
+            setup.round_trip();
+        }
+        let _ = closed_after(&mut client);
+    }
 }
 
 #[test]
@@ -277,12 +306,12 @@ fn an_announced_gigabyte_costs_nothing() {
         let clients: Vec<_> = (0..20).map(|_| setup.client()).collect();
         clients.iter().for_each(expect_answer);
         let before = virtual_size();
-        for mut client in &clients {
-            client
-                .write_all(&raw((1 << 27) - 1, 4, 0, &[1; 1000]))
-                .unwrap();
+        for part in [raw((1 << 27) - 1, 4, 0, &[1; 100_000]), vec![1; 10]] {
+            for mut client in &clients {
+                client.write_all(&part).unwrap();
+            }
+            setup.round_trip();
         }
-        setup.round_trip();
         assert_eq!(setup.door.stats().refused, 0);
         // A thread's stack of the stand-in for the round trip is most of it.
         let grown = virtual_size().saturating_sub(before);

@@ -4,7 +4,10 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::sync::mpsc::{self, TryRecvError};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use super::harness::*;
 use crate::door::Limits;
@@ -215,6 +218,35 @@ fn a_link_passes_only_if_the_node_expects_it() {
     writing.join().unwrap();
     assert!(got == raft);
     assert_eq!(setup.door.stats().refused, 2);
+}
+
+#[test]
+fn the_end_of_a_link_is_told_once_and_at_once() {
+    let engine = Engine::start(listen_only);
+    let (tell, told) = mpsc::channel();
+    let ended = Box::new(move |id| {
+        tell.send(id).unwrap();
+        panic!("this panic is part of a test");
+    });
+    let (_door, at) = open_with(&engine.name, Limits::default(), ended);
+    let mut visitor = client(at);
+    visitor.write_all(&hello(&[Request::Leader])).unwrap();
+    drop(visitor);
+    wait_until("the visitor left", || engine.log.ended() == 1);
+    for reset in [false, true] {
+        let mut peer = client(at);
+        let sent = hello(&[connect(7, "10.0.0.7:9001")]);
+        engine.log.received.lock().clear();
+        peer.write_all(&sent).unwrap();
+        wait_until("it came in", || engine.log.received.lock().ends_with(&sent));
+        assert_eq!(told.try_recv(), Err(TryRecvError::Empty));
+        let linger = reset.then_some(Duration::ZERO);
+        SockRef::from(&peer).set_linger(linger).unwrap();
+        drop(peer);
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(7));
+    }
+    wait_until("all is over", || engine.log.ended() == 3);
+    assert_eq!(told.try_recv(), Err(TryRecvError::Empty));
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! Becoming a member: found in the list, or added by its leader, in a way that may be interrupted anywhere and repeated.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, Member};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::net::Address;
+use crate::node::duties::entry;
+use crate::node::files;
+use crate::node::instance::Instance;
+
+/// One attempt; the duties repeat it.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// Asks the leader to make this node a member. `fresh`: this is the first attempt of this start.
+pub(crate) fn attempt(node: &Instance, fresh: bool) -> Result<()> {
+    let me = node.me();
+    let peers = node.watch().peers(node.config());
+    if peers.is_empty() {
+        return Err(Error::internal(format!(
+            "the node at {} waits to join a cluster, but knows no member of it: start it with a cluster list",
+            me.address
+        )));
+    }
+    let client = Client::new(peers).with_timeout(ATTEMPT);
+    let members = client.cluster()?;
+    // In the list before anything of it was in the directory: this node was a member once and has lost what it
+    // acknowledged then. Going on under the same entry could undo what a majority agreed on.
+    if fresh && node.watch().is_new() && members.iter().any(|member| is(member, node)) {
+        client.remove(me.id)?;
+    }
+    client.add(me.id, &Address::parse_peer(&me.address, "address")?)?;
+    let members = client.cluster()?;
+    let entries: Vec<_> = members.iter().map(entry).collect();
+    node.watch().learn(&entries);
+    files::store_cluster(node.dir(), &entries)?;
+    files::remove_join(node.dir())
+}
+
+fn is(member: &Member, node: &Instance) -> bool {
+    member.id == node.me().id && member.address == node.me().address
+}
+
+/// Adds a node to the cluster of `client`. One that runs in this process with a blank history of its own gives that up.
+pub(crate) fn add(client: &Client, id: u64, address: &Address) -> Result<()> {
+    let local = Instance::running_at(&address.to_string()).filter(|node| node.me().id == id);
+    let Some(node) = local else {
+        return client.add(id, address);
+    };
+    let members = client.cluster()?;
+    let belongs = members.iter().any(|member| is(member, &node));
+    if !belongs && leads_blank_cluster_of_its_own(&node)? {
+        let peers: Vec<_> = members.iter().map(entry).collect();
+        node.rejoin(&peers)?;
+        node.watch().learn(&peers);
+        let deadline = Instant::now() + limits::CLIENT_CALL;
+        return node.duties().wait_joined(deadline);
+    }
+    client.add(id, address)
+}
+
+fn leads_blank_cluster_of_its_own(node: &Instance) -> Result<bool> {
+    let members = node.members()?;
+    let alone = matches!(members.as_slice(), [only] if is(only, node));
+    Ok(alone && node.status()?.blank)
+}

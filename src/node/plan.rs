@@ -1,0 +1,66 @@
+//! What a start does to belong to a cluster: found one, join one, or go on where it was.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{Conn, members};
+use crate::error::Result;
+use crate::net::{Address, Stream};
+use crate::node::Config;
+use crate::node::files::{self, Join};
+
+/// How long another member may take to say whether it belongs to a cluster, before the first of the list founds one.
+const SURVEY: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Go on with what is on disk.
+    Restart,
+    /// Found a cluster, with this node as its only member.
+    Bootstrap,
+    /// Wait to be added to a cluster; never found one.
+    Join,
+    /// The same, after giving up a blank history; the start before this one crashed while it did.
+    Reset,
+}
+
+impl Plan {
+    pub(crate) fn joins(self) -> bool {
+        matches!(self, Self::Join | Self::Reset)
+    }
+
+    /// Looks at the directory, and, if it is new, at the other members. Touches nothing.
+    pub(crate) fn make(config: &Config, address: &str) -> Result<Self> {
+        if !config.dir.exists() {
+            return Ok(Self::for_new(config, address));
+        }
+        match files::load_join(&config.dir)? {
+            Some(Join::Reset) => return Ok(Self::Reset),
+            Some(Join::Pending) => return Ok(Self::Join),
+            None => {}
+        }
+        if files::has_raft_state(&config.dir)? {
+            return Ok(Self::Restart);
+        }
+        Ok(Self::for_new(config, address))
+    }
+
+    /// Alone, or first in the list while nobody else belongs to a cluster: found one. Otherwise the others decide.
+    fn for_new(config: &Config, address: &str) -> Self {
+        let others: Vec<&Address> = config.cluster.iter().filter(|member| member.to_string() != address).collect();
+        if others.is_empty() {
+            return Self::Bootstrap;
+        }
+        let first = config.cluster.first().is_some_and(|first| first.to_string() == address);
+        if first && !others.iter().any(|member| belongs_to_a_cluster(member)) {
+            return Self::Bootstrap;
+        }
+        Self::Join
+    }
+}
+
+fn belongs_to_a_cluster(member: &Address) -> bool {
+    let deadline = Instant::now() + SURVEY;
+    Stream::connect_tcp(member, deadline)
+        .and_then(|stream| members(&mut Conn::new(stream), deadline))
+        .is_ok_and(|members| !members.is_empty())
+}

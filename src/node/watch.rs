@@ -1,0 +1,153 @@
+//! What the engine asks and tells while it runs.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::db::WakeSlot;
+use crate::engine::{self, Start};
+use crate::error::{Error, Result};
+use crate::net::{self, Address};
+use crate::node::Config;
+use crate::node::files::{self, Entry};
+use crate::node::plan::Plan;
+
+/// How long the engine may take to dial a peer; its pool has a thread for each.
+const DIAL_PEER: Duration = Duration::from_secs(5);
+
+pub(crate) struct Watch {
+    dir: PathBuf,
+    me: Entry,
+    plan: Mutex<Plan>,
+    /// The directory was empty, and this start is the first that means to join with it.
+    is_new: bool,
+    /// The lock on the directory was ours, so what is in it now is ours as well.
+    prepared: AtomicBool,
+    lost: OnceLock<String>,
+    wakes: Mutex<Vec<Weak<WakeSlot>>>,
+    /// The other members, as last heard.
+    others: Mutex<Vec<Address>>,
+}
+
+impl Watch {
+    pub(crate) fn new(dir: PathBuf, me: Entry, plan: Plan) -> Self {
+        let known = files::load_cluster(&dir);
+        let is_new = plan == Plan::Join && matches!(files::load_join(&dir), Ok(None));
+        let watch = Self {
+            dir,
+            me,
+            plan: Mutex::new(plan),
+            is_new,
+            prepared: AtomicBool::new(false),
+            lost: OnceLock::new(),
+            wakes: Mutex::new(Vec::new()),
+            others: Mutex::new(Vec::new()),
+        };
+        watch.learn(&known);
+        watch
+    }
+
+    pub(crate) fn was_prepared(&self) -> bool {
+        self.prepared.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    pub(crate) fn set_plan(&self, plan: Plan) {
+        *self.plan.lock() = plan;
+    }
+
+    /// Keeps the addresses of the other members.
+    pub(crate) fn learn(&self, members: &[Entry]) {
+        *self.others.lock() = members
+            .iter()
+            .filter(|member| member.address != self.me.address)
+            .filter_map(|member| Address::parse_peer(&member.address, "address").ok())
+            .collect();
+    }
+
+    /// Whom to ask for the leader: the members as last heard, then the list that the caller gave.
+    pub(crate) fn peers(&self, config: &Config) -> Vec<Address> {
+        let mut peers = self.others.lock().clone();
+        let listed = config.cluster.iter().filter(|address| address.to_string() != self.me.address);
+        for address in listed {
+            if !peers.contains(address) {
+                peers.push(address.clone());
+            }
+        }
+        peers
+    }
+
+    pub(crate) fn register(&self, wake: &Arc<WakeSlot>) {
+        let mut wakes = self.wakes.lock();
+        wakes.retain(|slot| slot.strong_count() > 0);
+        wakes.push(Arc::downgrade(wake));
+    }
+
+    pub(crate) fn wake_all(&self, why: &Error) {
+        let slots: Vec<_> = self.wakes.lock().iter().filter_map(Weak::upgrade).collect();
+        for slot in slots {
+            slot.close(why.clone());
+        }
+    }
+
+    /// Takes the node out of service for a reason that only a person can mend.
+    pub(crate) fn lose(&self, reason: &str) {
+        let _ = self.lost.set(reason.to_owned());
+        self.wake_all(&lost(reason));
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.lost.get() {
+            Some(reason) => Err(lost(reason)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl engine::Owner for Watch {
+    fn prepare(&self) -> Result<Start> {
+        // Another process may have been here since we looked.
+        let known = files::load_info(&self.dir)?;
+        if known.as_ref().is_some_and(|known| (known.id, &known.address) != (self.me.id, &self.me.address)) {
+            return Err(Error::internal(format!(
+                "{} was given to another node while this one started",
+                self.dir.display()
+            )));
+        }
+        self.prepared.store(true, Ordering::Release);
+        let plan = *self.plan.lock();
+        if plan.joins() {
+            files::store_join(&self.dir, files::Join::Pending)?;
+        }
+        if known.is_none() {
+            files::store_cluster(&self.dir, std::slice::from_ref(&self.me))?;
+            files::store_info(&self.dir, &self.me)?;
+        }
+        if plan == Plan::Bootstrap && !files::has_raft_state(&self.dir)? {
+            return Ok(Start::Bootstrap);
+        }
+        Ok(Start::AsIs)
+    }
+
+    fn connect(&self, address: &str) -> Result<OwnedFd> {
+        let address = Address::parse_peer(address, "peer address")?;
+        Ok(net::dial(&address, Instant::now() + DIAL_PEER)?.into())
+    }
+
+    fn lost(&self, reason: &str) {
+        self.lose(reason);
+    }
+}
+
+pub(crate) fn lost(reason: &str) -> Error {
+    Error::internal(format!(
+        "the node is lost: {reason}. Other nodes of this process go on; destroy this one and start it again"
+    ))
+}

@@ -1,0 +1,265 @@
+/*
+ * What is asked of a running loop from outside: how raft stands, and to begin an election when a leader's link ended.
+ *
+ * raft's structures belong to the loop's thread, so both are requests that an async handle brings there.
+ */
+#include <errno.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "internal.h"
+
+#include "raft.h"
+#include "raft/configuration.h"
+#include "raft/convert.h"
+#include "raft/election.h"
+#include "raft/log.h"
+#include "server.h"
+
+/* A first pause, so that the survivors do not all stand for election at once; then how often to try again. */
+enum { FIRST_PAUSE_MS = 60, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, ATTEMPTS = 100 };
+
+struct request {
+	struct request *next;
+	bool inspect;
+	uint64_t peer;
+	struct glue_status status;
+	sem_t done;
+	atomic_int owners; /* the asker and the loop; whoever leaves last frees it */
+};
+
+struct glue_loop {
+	struct dqlite_node *engine;
+	pthread_mutex_t mutex;
+	struct request *first;
+	bool closing;
+	uv_async_t signal;
+	uv_timer_t election;
+	unsigned attempts; /* left */
+};
+
+static void request_release(struct request *request)
+{
+	if (atomic_fetch_sub(&request->owners, 1) == 1) {
+		sem_destroy(&request->done);
+		free(request);
+	}
+}
+
+static bool is_voter(const struct raft *raft)
+{
+	const struct raft_server *self = configurationGet(&raft->configuration, raft->id);
+	return self != NULL && self->role == RAFT_VOTER;
+}
+
+static unsigned random_below(struct raft *raft, unsigned limit)
+{
+	return (unsigned)raft->io->random(raft->io, 0, (int)limit);
+}
+
+static void stand_for_election(uv_timer_t *timer)
+{
+	struct glue_loop *loop = timer->data;
+	struct raft *raft = &loop->engine->raft;
+	bool follows = raft->state == RAFT_FOLLOWER;
+	bool decided = raft->state == RAFT_LEADER || raft->state == RAFT_UNAVAILABLE ||
+		       (follows && raft->follower_state.current_leader.id != 0);
+	if (decided || !is_voter(raft) || loop->attempts-- == 0) {
+		return;
+	}
+	/* What the old leader sent is written first: raft does not take a candidate with appends under way. */
+	bool writing = follows && (raft->follower_state.append_in_flight_count > 0 || raft->snapshot.put.data != NULL);
+	if (follows && !writing) {
+		convertToCandidate(raft, false);
+	} else if (raft->state == RAFT_CANDIDATE) {
+		electionStart(raft);
+	}
+	uv_timer_start(timer, stand_for_election, NEXT_PAUSE_MS + random_below(raft, NEXT_SPREAD_MS), 0);
+}
+
+/*
+ * The link on which a leader sends to us is gone. If the leader's process is gone as well, waiting for the timer would only
+ * cost seconds; if it is not, the others refuse our pre-vote and the leader's next message makes us follow it again.
+ */
+static void link_lost(struct glue_loop *loop, uint64_t peer)
+{
+	struct raft *raft = &loop->engine->raft;
+	if (raft->state != RAFT_FOLLOWER || raft->follower_state.current_leader.id != peer || !is_voter(raft)) {
+		return;
+	}
+	/* A node that believes in a leader refuses the pre-votes of the others. */
+	raft->follower_state.current_leader.id = 0;
+	loop->attempts = ATTEMPTS;
+	uv_timer_start(&loop->election, stand_for_election, random_below(raft, FIRST_PAUSE_MS), 0);
+}
+
+/* Nothing was ever written here, and nobody is connected to a database: nothing would be missed. */
+static bool is_blank(struct dqlite_node *engine)
+{
+	struct raft *raft = &engine->raft;
+	queue *head;
+	QUEUE_FOREACH(head, &engine->registry.dbs)
+	{
+		struct db *db = QUEUE_DATA(head, struct db, queue);
+		if (db->leaders > 0) {
+			return false;
+		}
+	}
+	if (logSnapshotIndex(raft->log) > 0) {
+		return false;
+	}
+	for (raft_index index = 1; index <= logLastIndex(raft->log); index++) {
+		const struct raft_entry *entry = logGet(raft->log, index);
+		bool ours = entry != NULL && (entry->type == RAFT_BARRIER || (entry->type == RAFT_CHANGE && index == 1));
+		if (!ours) {
+			return false;
+		}
+	}
+	return true;
+}
+
+static void inspect(struct dqlite_node *engine, struct glue_status *status)
+{
+	struct raft *raft = &engine->raft;
+	raft_id leader;
+	const char *address;
+	raft_leader(raft, &leader, &address);
+	*status = (struct glue_status){
+		.leads = raft->state == RAFT_LEADER,
+		.leader = leader,
+		.term = raft->current_term,
+		.last_index = logLastIndex(raft->log),
+		.applied_index = raft->last_applied,
+		.members = raft->configuration.n,
+		.blank = is_blank(engine),
+	};
+}
+
+static void serve(uv_async_t *signal)
+{
+	struct glue_loop *loop = signal->data;
+	pthread_mutex_lock(&loop->mutex);
+	struct request *request = loop->first;
+	loop->first = NULL;
+	pthread_mutex_unlock(&loop->mutex);
+	while (request != NULL) {
+		struct request *next = request->next;
+		if (request->inspect) {
+			inspect(loop->engine, &request->status);
+			sem_post(&request->done);
+		} else {
+			link_lost(loop, request->peer);
+		}
+		request_release(request);
+		request = next;
+	}
+}
+
+static int submit(struct glue_loop *loop, struct request *request)
+{
+	pthread_mutex_lock(&loop->mutex);
+	int rv = loop->closing ? ESHUTDOWN : 0;
+	if (rv == 0) {
+		request->next = loop->first;
+		loop->first = request;
+		uv_async_send(&loop->signal);
+	}
+	pthread_mutex_unlock(&loop->mutex);
+	return rv;
+}
+
+static struct request *request_new(int owners)
+{
+	struct request *request = calloc(1, sizeof *request);
+	if (request != NULL) {
+		sem_init(&request->done, 0, 0);
+		atomic_init(&request->owners, owners);
+	}
+	return request;
+}
+
+void glue_node_link_lost(struct glue_node *node, uint64_t peer)
+{
+	struct request *request = request_new(1);
+	if (request == NULL) {
+		return;
+	}
+	request->peer = peer;
+	if (submit(glue_loop_of(node), request) != 0) {
+		request_release(request);
+	}
+}
+
+int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_status *status)
+{
+	struct request *request = request_new(2);
+	if (request == NULL) {
+		return ENOMEM;
+	}
+	request->inspect = true;
+	int rv = submit(glue_loop_of(node), request);
+	if (rv != 0) {
+		request_release(request);
+		request_release(request);
+		return rv;
+	}
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += timeout_ms / 1000;
+	until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	do {
+		rv = sem_timedwait(&request->done, &until) == 0 ? 0 : errno;
+	} while (rv == EINTR);
+	if (rv == 0) {
+		*status = request->status;
+	}
+	request_release(request);
+	return rv;
+}
+
+struct glue_loop *glue_loop_open(struct dqlite_node *engine)
+{
+	struct glue_loop *loop = calloc(1, sizeof *loop);
+	if (loop == NULL) {
+		return NULL;
+	}
+	loop->engine = engine;
+	if (uv_async_init(&engine->loop, &loop->signal, serve) != 0) {
+		free(loop);
+		return NULL;
+	}
+	uv_timer_init(&engine->loop, &loop->election);
+	loop->signal.data = loop;
+	loop->election.data = loop;
+	/* They must not keep a loop running that is otherwise done. */
+	uv_unref((uv_handle_t *)&loop->signal);
+	uv_unref((uv_handle_t *)&loop->election);
+	pthread_mutex_init(&loop->mutex, NULL);
+	return loop;
+}
+
+void glue_loop_detach(struct glue_loop *loop)
+{
+	pthread_mutex_lock(&loop->mutex);
+	loop->closing = true;
+	pthread_mutex_unlock(&loop->mutex);
+	uv_close((uv_handle_t *)&loop->signal, NULL);
+	uv_close((uv_handle_t *)&loop->election, NULL);
+}
+
+void glue_loop_free(struct glue_loop *loop)
+{
+	while (loop->first != NULL) {
+		struct request *request = loop->first;
+		loop->first = request->next;
+		request_release(request);
+	}
+	pthread_mutex_destroy(&loop->mutex);
+	free(loop);
+}
