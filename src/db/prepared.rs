@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::db::session::{Changes, Keep};
+use crate::db::session::{Changes, Keep, Session};
 use crate::db::shared::SharedSession;
 use crate::db::sql::{Kind as Sql, OwnedStatement, Statement, parameters, statements};
 use crate::db::stream::{ResultRows, start};
@@ -159,7 +159,7 @@ impl PreparedStatement {
         let done = self.session.call(|core, deadline| {
             let inside = core.in_transaction();
             let (begin, end) = if inside { (SAVEPOINT, RELEASE) } else { ("BEGIN IMMEDIATE", "COMMIT") };
-            let mut control = |core: &mut crate::db::session::Session, sql: &str| match statements(sql).next() {
+            let control = |core: &mut Session, sql: &str| match statements(sql).next() {
                 Some(statement) => core.exec(&statement, deadline).map(|_| ()),
                 None => Ok(()),
             };

@@ -177,11 +177,11 @@ pub(super) unsafe fn value<'a>(value: &dqlitepy_value, index: c_int) -> Result<V
 ///
 /// # Safety
 /// `pointer` is NULL or points to `count` readable things that stay unchanged through the call.
-pub(super) unsafe fn list<'a, T>(pointer: *const T, count: usize, name: &str) -> Result<&'a [T]> {
+pub(super) unsafe fn list<'a, T>(pointer: *const T, count: u64, name: &str) -> Result<&'a [T]> {
     if count == 0 {
         return Ok(&[]);
     }
-    check_list::<T>(pointer.is_null(), count, name)?;
+    let count = check_list::<T>(pointer.is_null(), count, name)?;
     // SAFETY: not NULL, not longer than memory can be, and otherwise the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts(pointer, count) })
 }
@@ -190,21 +190,21 @@ pub(super) unsafe fn list<'a, T>(pointer: *const T, count: usize, name: &str) ->
 ///
 /// # Safety
 /// `pointer` is NULL or points to `count` writable places that nobody else uses through the call.
-pub(super) unsafe fn places<'a, T>(pointer: *mut T, count: usize, name: &str) -> Result<&'a mut [std::mem::MaybeUninit<T>]> {
+pub(super) unsafe fn places<'a, T>(pointer: *mut T, count: u64, name: &str) -> Result<&'a mut [std::mem::MaybeUninit<T>]> {
     if count == 0 {
         return Ok(&mut []);
     }
-    check_list::<T>(pointer.is_null(), count, name)?;
+    let count = check_list::<T>(pointer.is_null(), count, name)?;
     // SAFETY: not NULL, not longer than memory can be, and otherwise the caller's promise; what was there before is never read.
     Ok(unsafe { std::slice::from_raw_parts_mut(pointer.cast(), count) })
 }
 
-fn check_list<T>(is_null: bool, count: usize, name: &str) -> Result<()> {
+fn check_list<T>(is_null: bool, count: u64, name: &str) -> Result<usize> {
     if is_null {
         return Err(Error::invalid(format!("{name} is NULL and is said to have {count} entries")));
     }
-    match count.checked_mul(size_of::<T>()) {
-        Some(size) if isize::try_from(size).is_ok() => Ok(()),
-        _ => Err(Error::invalid(format!("{name} cannot have {count} entries"))),
-    }
+    usize::try_from(count)
+        .ok()
+        .filter(|count| count.checked_mul(size_of::<T>()).is_some_and(|size| isize::try_from(size).is_ok()))
+        .ok_or_else(|| Error::invalid(format!("{name} cannot have {count} entries")))
 }

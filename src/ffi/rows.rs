@@ -193,7 +193,7 @@ unsafe fn bytes(rows: dqlitepy_handle, column: c_int, data_out: *mut *const c_vo
 /// # Safety
 /// `values` points to `count` writable places, or is NULL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_rows_row(rows: dqlitepy_handle, values: *mut dqlitepy_value, count: usize) -> c_int {
+pub unsafe extern "C" fn dqlitepy_rows_row(rows: dqlitepy_handle, values: *mut dqlitepy_value, count: u64) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let places = unsafe { args::places(values, count, "values") }?;
@@ -222,8 +222,8 @@ pub unsafe extern "C" fn dqlitepy_rows_row(rows: dqlitepy_handle, values: *mut d
 pub unsafe extern "C" fn dqlitepy_rows_fetch(
     rows: dqlitepy_handle,
     values: *mut dqlitepy_value,
-    max_rows: usize,
-    rows_out: *mut usize,
+    max_rows: u64,
+    rows_out: *mut u64,
 ) -> c_int {
     guard_code(|| {
         // SAFETY: the caller's promise.
@@ -231,12 +231,14 @@ pub unsafe extern "C" fn dqlitepy_rows_fetch(
         *out = self::rows(rows, |rows| {
             let columns = rows.look(|part| Ok(part.names().len()))?;
             // SAFETY: the caller's promise.
-            let places = unsafe { args::places(values, max_rows.saturating_mul(columns), "values") }?;
-            rows.fetch(max_rows, &mut |row, column, value| {
+            let places = unsafe { args::places(values, max_rows.saturating_mul(columns as u64), "values") }?;
+            let most = usize::try_from(max_rows).unwrap_or(usize::MAX);
+            let found = rows.fetch(most, &mut |row, column, value| {
                 if let Some(place) = places.get_mut(row * columns + column) {
                     place.write(in_c(value));
                 }
-            })
+            })?;
+            Ok(found as u64)
         })?;
         Ok(if *out > 0 { ret::DQLITEPY_ROW } else { ret::DQLITEPY_DONE })
     })
@@ -277,8 +279,8 @@ fn in_c(value: Value<'_>) -> dqlitepy_value {
     c
 }
 
-fn check_count(given: usize, columns: usize) -> Result<()> {
-    if given == columns {
+fn check_count(given: u64, columns: usize) -> Result<()> {
+    if given == columns as u64 {
         return Ok(());
     }
     Err(Error::invalid(format!("there are {columns} columns, and {given} places were given")))

@@ -187,7 +187,7 @@ pub extern "C" fn dqlitepy_statement_bind_time(
 pub unsafe extern "C" fn dqlitepy_statement_bind_values(
     statement: dqlitepy_handle,
     values: *const dqlitepy_value,
-    count: usize,
+    count: u64,
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
