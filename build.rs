@@ -43,7 +43,26 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("gateway__close", "glue_gateway_close"),
         ],
     ),
-    ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
+    (
+        "src/gateway.c",
+        &[
+            ("sqlite3_step", "glue_step_to_end"),
+            ("stmt__registry_get", "glue_stmt_get"),
+            ("raft_remove", "glue_raft_remove"),
+            ("leader_exec", "glue_leader_exec"),
+        ],
+    ),
+    (
+        "src/raft/uv_snapshot.c",
+        &[
+            ("UvFsReadFile", "glue_read_snapshot"),
+            ("UvFsReadCompressedFile", "glue_read_snapshot"),
+        ],
+    ),
+    (
+        "src/raft/uv_work.c",
+        &[("uv_queue_work", "glue_queue_work")],
+    ),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
 ];
 
@@ -66,15 +85,21 @@ fn build() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let engine = root.join("vendor/dqlite");
     if !engine.join("include/dqlite.h").is_file() {
-        return Err("the engine's sources are not in vendor/dqlite: run vendor/fetch (or make) first".into());
+        return Err(
+            "the engine's sources are not in vendor/dqlite: run vendor/fetch (or make) first"
+                .into(),
+        );
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=vendor/dqlite");
     println!("cargo:rerun-if-changed=vendor/glue");
 
     let includes = include_dirs(&engine)?;
-    compile_engine(&engine, &includes)?;
-    compile_glue(&root.join("vendor/glue"), &engine, &includes)?;
+    // One archive, because engine and glue need each other and GNU ld reads every archive only once.
+    let mut library = cc::Build::new();
+    library.objects(compile_engine(&engine, &includes)?);
+    library.objects(compile_glue(&root.join("vendor/glue"), &engine, &includes)?);
+    library.compile("dqlite_engine");
     bind(&root, &engine, &includes)?;
     write_header(&root)?;
     link();
@@ -108,7 +133,9 @@ fn libuv_include() -> Result<PathBuf> {
                 .and_then(Path::file_name)
                 .is_some_and(|name| name.to_string_lossy().starts_with("libuv-sys2"))
         })
-        .ok_or("cargo metadata does not name the crate libuv-sys2, whose headers the engine needs")?;
+        .ok_or(
+            "cargo metadata does not name the crate libuv-sys2, whose headers the engine needs",
+        )?;
     Ok(Path::new(manifest).with_file_name("libuv").join("include"))
 }
 
@@ -132,7 +159,7 @@ fn compiler(includes: &[PathBuf]) -> cc::Build {
     cc
 }
 
-fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<()> {
+fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut plain = compiler(includes);
     plain.warnings(false);
     for file in sources(&engine.join("src"))? {
@@ -141,32 +168,37 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<()> {
             plain.file(file);
         }
     }
-    plain.compile("dqlite_engine");
+    let mut objects = plain.try_compile_intermediates()?;
 
     for (name, replacements) in REPLACED {
         let file = engine.join(name);
-        let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let text =
+            fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let mut changed = compiler(includes);
         changed.warnings(false).file(&file);
         for (theirs, ours) in *replacements {
             if !text.contains(&format!("{theirs}(")) {
-                return Err(format!("{name} no longer calls {theirs}: vendor/glue does not fit this dqlite").into());
+                return Err(format!(
+                    "{name} no longer calls {theirs}: vendor/glue does not fit this dqlite"
+                )
+                .into());
             }
             changed.define(theirs, *ours);
         }
-        changed.compile(&format!("dqlite_{}", name.replace(['/', '.'], "_")));
+        objects.extend(changed.try_compile_intermediates()?);
     }
-    Ok(())
+    Ok(objects)
 }
 
-fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf]) -> Result<()> {
+fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut cc = compiler(includes);
-    cc.warnings(true).flag("-Wno-unused-parameter").include(engine);
+    cc.warnings(true)
+        .flag("-Wno-unused-parameter")
+        .include(engine);
     for file in sources(glue)? {
         cc.file(file);
     }
-    cc.compile("dqlitepy_glue");
-    Ok(())
+    Ok(cc.try_compile_intermediates()?)
 }
 
 /// All C files below `dir`, sorted, so that builds are alike.
@@ -207,13 +239,19 @@ fn write_header(root: &Path) -> Result<()> {
     println!("cargo:rerun-if-changed=src/ffi");
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml"))?;
     // cbindgen follows the `mod` lines from there.
-    let builder = cbindgen::Builder::new().with_config(config).with_src(root.join("src/ffi/mod.rs"));
+    let builder = cbindgen::Builder::new()
+        .with_config(config)
+        .with_src(root.join("src/ffi/mod.rs"));
     let mut generated = Vec::new();
     builder.generate()?.write(&mut generated);
-    let text = without_safety(&String::from_utf8(generated)?).replace("@VERSION@", &env::var("CARGO_PKG_VERSION")?);
+    let text = without_safety(&String::from_utf8(generated)?)
+        .replace("@VERSION@", &env::var("CARGO_PKG_VERSION")?);
     let out = PathBuf::from(env::var("OUT_DIR")?).join("dqlitepy.h");
     fs::write(&out, text)?;
-    println!("cargo:rustc-env=DQLITEPY_GENERATED_HEADER={}", out.display());
+    println!(
+        "cargo:rustc-env=DQLITEPY_GENERATED_HEADER={}",
+        out.display()
+    );
     Ok(())
 }
 

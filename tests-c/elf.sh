@@ -1,13 +1,17 @@
 #!/bin/bash
-# elf.sh LIB: what the shared library needs and what it shows. Symbols of others inside it must stay inside.
+# What the shared library LIB needs and what it shows. Symbols of others inside of it must stay inside.
 set -uo pipefail
-LIB=$1
+: "${LIB:?}" "${HEADER:?}"
+if nm -D --undefined-only "$LIB" | grep -q __asan_; then
+  echo 'skip elf: a library with the address sanitizer needs other things'
+  exit 0
+fi
 failed=0 passed=0
 report() { # report NAME REASON: no reason = passed
   set -- "$1" "$(head -c 400 <<< "$2")"
   if [ -z "$2" ]; then passed=$((passed + 1)); echo "ok $1"; else failed=$((failed + 1)); echo "FAIL $1: $2"; fi
 }
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(dirname "$(realpath "$0")")
 shown=$(nm -D --defined-only "$LIB" | awk '{ print $3 }' | sed 's/@.*//' | sort)
 required=$(sed -n 's/^PROTOTYPE(\([a-z_]*\),.*/\1/p' "$here/prototypes.h" | sort)
 
@@ -15,7 +19,7 @@ report exports_only_dqlitepy "$(grep -v '^dqlitepy_[a-z0-9_]*$' <<< "$shown" | t
 report exports_the_25 "$(comm -23 <(echo "$required") <(echo "$shown") | tr '\n' ' ')"
 [ "$(wc -l <<< "$required")" = 25 ] || report prototypes "prototypes.h does not list 25 functions"
 
-declared=$(tr -d '\n' < "${HEADER:?}" | grep -o 'dqlitepy_[a-z0-9_]*(' | tr -d '(' | sort -u)
+declared=$(tr -d '\n' < "$HEADER" | grep -o 'dqlitepy_[a-z0-9_]*(' | tr -d '(' | sort -u)
 report header_declares_what_is_exported "$(diff <(echo "$shown") <(echo "$declared") | grep '^[<>]' | tr '\n' ' ')"
 
 needed=$(readelf -d "$LIB" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')

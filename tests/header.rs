@@ -1,5 +1,8 @@
 //! The committed C header is what the sources say.
 
+// Links the crate, whose link arguments (--wrap) reach every test.
+use dqlitepy as _;
+
 /// What build.rs made of the sources of this very build.
 const GENERATED: &str = include_str!(env!("DQLITEPY_GENERATED_HEADER"));
 const COMMITTED: &str = include_str!("../include/dqlitepy.h");
@@ -7,7 +10,12 @@ const COMMITTED: &str = include_str!("../include/dqlitepy.h");
 #[test]
 fn the_committed_header_is_the_generated_one() {
     for (number, (generated, committed)) in GENERATED.lines().zip(COMMITTED.lines()).enumerate() {
-        assert_eq!(generated, committed, "include/dqlitepy.h line {}: run `make header`", number + 1);
+        assert_eq!(
+            generated,
+            committed,
+            "include/dqlitepy.h line {}: run `make header`",
+            number + 1
+        );
     }
     assert_eq!(GENERATED.len(), COMMITTED.len(), "run `make header`");
 }
@@ -23,6 +31,10 @@ fn every_function_is_documented_with_its_age() {
             assert!(comment.contains("Since"), "no Since in: {code}");
         }
     }
-    assert_eq!(functions, declarations.matches(");").count(), "a function without a comment");
+    assert_eq!(
+        functions,
+        declarations.matches(");").count(),
+        "a function without a comment"
+    );
     assert!(functions >= 25);
 }

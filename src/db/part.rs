@@ -58,7 +58,10 @@ impl Part {
         self.row.clear();
         // Every part repeats the names, which do not change within one result.
         if self.names.len() != self.columns {
-            self.names = rows.names().map(|name| CString::new(name).unwrap_or_default()).collect();
+            self.names = rows
+                .names()
+                .map(|name| CString::new(name).unwrap_or_default())
+                .collect();
         }
     }
 
@@ -76,7 +79,9 @@ impl Part {
 
     /// The values of the row that was read last.
     pub(crate) fn value(&self, column: usize) -> Option<Value<'_>> {
-        self.row.get(column).map(|cell| cell.value(self.body.as_slice()))
+        self.row
+            .get(column)
+            .map(|cell| cell.value(self.body.as_slice()))
     }
 
     /// Bytes of the body.
@@ -162,7 +167,10 @@ impl Cell {
     }
 
     fn value<'a>(&self, body: &'a [u8]) -> Value<'a> {
-        let bytes = |place: &Place| body.get(place.start..place.start + place.len).unwrap_or_default();
+        let bytes = |place: &Place| {
+            body.get(place.start..place.start + place.len)
+                .unwrap_or_default()
+        };
         match self {
             Self::Null => Value::Null,
             Self::Integer(number) => Value::Integer(*number),

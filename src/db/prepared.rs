@@ -37,17 +37,27 @@ struct Bound {
 }
 
 impl PreparedStatement {
-    pub(super) fn new(session: &Arc<SharedSession>, statement: &Statement<'_>, parameter_count: u64) -> Result<Self> {
+    pub(super) fn new(
+        session: &Arc<SharedSession>,
+        statement: &Statement<'_>,
+        parameter_count: u64,
+    ) -> Result<Self> {
         let count = usize::try_from(parameter_count)
             .ok()
             .filter(|count| *count <= crate::limits::PARAMETERS * 8)
-            .ok_or_else(|| Error::internal(format!("the server says {parameter_count} parameters")))?;
+            .ok_or_else(|| {
+                Error::internal(format!("the server says {parameter_count} parameters"))
+            })?;
         let names = parameters(statement.text);
         session.statement_opened();
         Ok(Self {
             session: Arc::clone(session),
             sql: Arc::new(OwnedStatement::new(statement)),
-            names: if names.len() == count { names } else { Vec::new() },
+            names: if names.len() == count {
+                names
+            } else {
+                Vec::new()
+            },
             parameters: count,
             bound: Mutex::new(Bound {
                 values: vec![Owned::Null; count],
@@ -72,7 +82,10 @@ impl PreparedStatement {
 
     /// The index, from 1 on, of the parameter that is called so in the SQL.
     pub(crate) fn parameter_index(&self, name: &str) -> Result<usize> {
-        let found = self.names.iter().position(|known| known.as_deref() == Some(name));
+        let found = self
+            .names
+            .iter()
+            .position(|known| known.as_deref() == Some(name));
         found.map(|at| at + 1).ok_or_else(|| {
             Error::new(
                 Kind::NotFound,
@@ -97,7 +110,10 @@ impl PreparedStatement {
     }
 
     /// Gives all parameters a value, or none if one cannot have it.
-    pub(crate) fn bind_all<'a>(&self, values: impl ExactSizeIterator<Item = Result<Value<'a>>>) -> Result<()> {
+    pub(crate) fn bind_all<'a>(
+        &self,
+        values: impl ExactSizeIterator<Item = Result<Value<'a>>>,
+    ) -> Result<()> {
         if values.len() != self.parameters {
             return Err(Error::invalid(format!(
                 "the statement has {} parameters, and {} values were given",
@@ -105,7 +121,10 @@ impl PreparedStatement {
                 values.len()
             )));
         }
-        let values: Result<Vec<Owned>> = values.enumerate().map(|(at, value)| Owned::copy(value?, at + 1)).collect();
+        let values: Result<Vec<Owned>> = values
+            .enumerate()
+            .map(|(at, value)| Owned::copy(value?, at + 1))
+            .collect();
         self.lock()?.values = values?;
         Ok(())
     }
@@ -154,17 +173,25 @@ impl PreparedStatement {
         }
         let statement = self.sql.get();
         if statement.controls_transaction() || statement.kind == Sql::Read {
-            return Err(Error::misuse("a batch runs statements that change rows, and this one does not"));
+            return Err(Error::misuse(
+                "a batch runs statements that change rows, and this one does not",
+            ));
         }
         let done = self.session.call(|core, deadline| {
             let inside = core.in_transaction();
-            let (begin, end) = if inside { (SAVEPOINT, RELEASE) } else { ("BEGIN IMMEDIATE", "COMMIT") };
+            let (begin, end) = if inside {
+                (SAVEPOINT, RELEASE)
+            } else {
+                ("BEGIN IMMEDIATE", "COMMIT")
+            };
             let control = |core: &mut Session, sql: &str| match statements(sql).next() {
                 Some(statement) => core.exec(&statement, deadline).map(|_| ()),
                 None => Ok(()),
             };
             control(core, begin)?;
-            let mut sets = batch.iter().map(|set| set.iter().map(Owned::as_value).collect());
+            let mut sets = batch
+                .iter()
+                .map(|set| set.iter().map(Owned::as_value).collect());
             let failure = match core.exec_many(&statement, &mut sets, deadline) {
                 Ok(rows) => match control(core, end) {
                     Ok(()) => return Ok(rows),
@@ -198,9 +225,9 @@ impl PreparedStatement {
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Bound>> {
-        self.bound
-            .try_lock()
-            .ok_or_else(|| Error::misuse("another thread is using this statement: each thread needs its own"))
+        self.bound.try_lock().ok_or_else(|| {
+            Error::misuse("another thread is using this statement: each thread needs its own")
+        })
     }
 }
 
@@ -209,7 +236,13 @@ fn outcome(failure: Error, inside: bool) -> Error {
     if inside || failure.kind() != Kind::TransactionLost {
         return failure;
     }
-    Error::new(Kind::Retry, format!("nothing of the batch was kept, a retry is safe ({})", failure.message()))
+    Error::new(
+        Kind::Retry,
+        format!(
+            "nothing of the batch was kept, a retry is safe ({})",
+            failure.message()
+        ),
+    )
 }
 
 impl Drop for PreparedStatement {

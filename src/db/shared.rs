@@ -46,7 +46,12 @@ pub(crate) struct SharedSession {
 
 impl SharedSession {
     /// Opens (and creates, where it does not exist) the database on the leader.
-    pub(crate) fn open(name: &str, connector: Arc<Connector>, wake: Arc<WakeSlot>, timeout: Duration) -> Result<Self> {
+    pub(crate) fn open(
+        name: &str,
+        connector: Arc<Connector>,
+        wake: Arc<WakeSlot>,
+        timeout: Duration,
+    ) -> Result<Self> {
         crate::db::check_name(name)?;
         let mut core = Session::new(connector, name.to_owned(), Arc::clone(&wake));
         core.open(Instant::now() + timeout)?;
@@ -67,7 +72,10 @@ impl SharedSession {
     /// Ends the calls under way and the connection; an open transaction is rolled back with it.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.wake.close(Error::new(Kind::Shutdown, "the session was closed during the call"));
+        self.wake.close(Error::new(
+            Kind::Shutdown,
+            "the session was closed during the call",
+        ));
         if let Some(mut core) = self.core.try_lock_for(limits::STOP) {
             core.drop_connection("the session was closed");
         }
@@ -83,7 +91,11 @@ impl SharedSession {
     /// How long each later call may take; zero stands for the default.
     pub(crate) fn set_timeout(&self, timeout: Duration) -> Result<()> {
         self.check_open()?;
-        let timeout = if timeout.is_zero() { limits::NODE_CALL } else { timeout };
+        let timeout = if timeout.is_zero() {
+            limits::NODE_CALL
+        } else {
+            timeout
+        };
         self.timeout_ms.store(millis(timeout), Ordering::Relaxed);
         Ok(())
     }
@@ -131,11 +143,19 @@ impl SharedSession {
                 "a query is one statement, and this text holds more: use prepare with the offset of the rest for scripts",
             ));
         }
-        start(self, Arc::new(OwnedStatement::new(&statement)), &[], Keep::No)
+        start(
+            self,
+            Arc::new(OwnedStatement::new(&statement)),
+            &[],
+            Keep::No,
+        )
     }
 
     /// Prepares the first statement of `sql`; None if it holds none. The number of bytes says where the next one begins.
-    pub(crate) fn prepare(self: &Arc<Self>, sql: &str) -> Result<(Option<PreparedStatement>, usize)> {
+    pub(crate) fn prepare(
+        self: &Arc<Self>,
+        sql: &str,
+    ) -> Result<(Option<PreparedStatement>, usize)> {
         let Some(statement) = statements(sql).next() else {
             self.check_open()?;
             return Ok((None, sql.len()));
@@ -144,10 +164,21 @@ impl SharedSession {
         let end = statement.text.as_ptr() as usize - sql.as_ptr() as usize + statement.text.len();
         let rest = &sql[end..];
         let blanks = rest.len() - rest.trim_start().len();
-        let tail = if rest.trim_start().starts_with(';') { end + blanks + 1 } else { end };
+        let tail = if rest.trim_start().starts_with(';') {
+            end + blanks + 1
+        } else {
+            end
+        };
         // Comments and blanks at the end are not worth another round.
-        let tail = if statements(&sql[tail..]).next().is_none() { sql.len() } else { tail };
-        Ok((Some(PreparedStatement::new(self, &statement, parameters)?), tail))
+        let tail = if statements(&sql[tail..]).next().is_none() {
+            sql.len()
+        } else {
+            tail
+        };
+        Ok((
+            Some(PreparedStatement::new(self, &statement, parameters)?),
+            tail,
+        ))
     }
 
     pub(crate) fn begin(&self, mode: Mode) -> Result<()> {
@@ -204,13 +235,19 @@ impl SharedSession {
     }
 
     /// The frame around every call that needs the connection.
-    pub(super) fn call<T>(&self, body: impl FnOnce(&mut Session, Instant) -> Result<T>) -> Result<T> {
+    pub(super) fn call<T>(
+        &self,
+        body: impl FnOnce(&mut Session, Instant) -> Result<T>,
+    ) -> Result<T> {
         self.check_free()?;
         let deadline = self.deadline();
         let Some(mut core) = self.core.try_lock_until(deadline) else {
             return Err(Error::new(
                 Kind::Timeout,
-                format!("other threads kept the session on {:?} busy until the deadline", self.database),
+                format!(
+                    "other threads kept the session on {:?} busy until the deadline",
+                    self.database
+                ),
             ));
         };
         self.check_free()?;
@@ -240,7 +277,12 @@ impl SharedSession {
     }
 
     /// The rows that had the connection failed, or nobody wants the rest of them.
-    pub(super) fn rows_failed(&self, conn: Conn, statement: &Statement<'_>, failed: Failed) -> Error {
+    pub(super) fn rows_failed(
+        &self,
+        conn: Conn,
+        statement: &Statement<'_>,
+        failed: Failed,
+    ) -> Error {
         let deadline = self.deadline();
         self.take_back(|core| {
             core.give_back(conn);
@@ -276,7 +318,8 @@ impl SharedSession {
 
     fn leave(&self, core: &mut Session) {
         if self.streaming.load(Ordering::Acquire) {
-            self.in_transaction.store(core.in_transaction(), Ordering::Release);
+            self.in_transaction
+                .store(core.in_transaction(), Ordering::Release);
             return;
         }
         if self.wake.leave() {
@@ -286,7 +329,8 @@ impl SharedSession {
         if self.closed.load(Ordering::Acquire) {
             core.drop_connection("the session was closed");
         }
-        self.in_transaction.store(core.in_transaction(), Ordering::Release);
+        self.in_transaction
+            .store(core.in_transaction(), Ordering::Release);
     }
 
     fn check_open(&self) -> Result<()> {
@@ -324,7 +368,6 @@ fn quoted(name: &str) -> String {
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
-
 
 #[cfg(test)]
 #[path = "shared_tests.rs"]

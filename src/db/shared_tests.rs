@@ -17,7 +17,11 @@ impl Fixture {
     fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("dqlitepy-db-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
         let node = Node::new(7, &address, dir.to_str().unwrap(), Vec::new()).unwrap();
         node.start().unwrap();
         Self { node, address, dir }
@@ -31,7 +35,9 @@ impl Fixture {
     fn remote(&self) -> Arc<SharedSession> {
         let addresses = crate::net::parse_csv(&self.address).unwrap();
         let connector = Arc::new(Connector::new(None, addresses));
-        Arc::new(SharedSession::open("test.db", connector, Arc::default(), limits::NODE_CALL).unwrap())
+        Arc::new(
+            SharedSession::open("test.db", connector, Arc::default(), limits::NODE_CALL).unwrap(),
+        )
     }
 }
 
@@ -42,9 +48,9 @@ impl Drop for Fixture {
     }
 }
 
-const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
-const MANY: &str =
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i, 'row ' || i FROM n";
+const ENDLESS: &str =
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i, 'row ' || i FROM n";
 
 fn integer(rows: &ResultRows) -> i64 {
     assert!(rows.step().unwrap());
@@ -95,7 +101,9 @@ fn transactions_of_two_sessions_and_two_databases_are_their_own() {
 fn a_statement_runs_again_and_again_with_other_values() {
     let fixture = Fixture::new("statement");
     for session in [fixture.session(), fixture.remote()] {
-        session.exec("DROP TABLE IF EXISTS t; CREATE TABLE t(id INTEGER PRIMARY KEY, a)").unwrap();
+        session
+            .exec("DROP TABLE IF EXISTS t; CREATE TABLE t(id INTEGER PRIMARY KEY, a)")
+            .unwrap();
         let insert = prepare(&session, "INSERT INTO t(a) VALUES (?)");
         assert_eq!(insert.parameter_count(), 1);
         for round in 1..=100 {
@@ -122,7 +130,9 @@ fn a_statement_runs_again_and_again_with_other_values() {
 fn more_statements_than_are_kept_do_their_work() {
     let fixture = Fixture::new("cache");
     let session = fixture.session();
-    let texts: Vec<String> = (0..60).map(|number| format!("SELECT {number} + ?")).collect();
+    let texts: Vec<String> = (0..60)
+        .map(|number| format!("SELECT {number} + ?"))
+        .collect();
     for _ in 0..3 {
         for (number, text) in texts.iter().enumerate() {
             let statement = prepare(&session, text);
@@ -164,17 +174,38 @@ fn mistakes_with_parameters_are_named() {
     let statement = prepare(&session, "SELECT ?, ?3, @b, ?");
     assert_eq!(statement.parameter_count(), 5);
     for index in [0, 6, -1, i64::MAX, i64::MIN] {
-        assert_eq!(statement.bind(index, Value::Null).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(
+            statement.bind(index, Value::Null).unwrap_err().kind(),
+            Kind::Invalid
+        );
     }
     let error = statement.bind(2, Value::Text(b"a\0b")).unwrap_err();
     assert!(error.message().contains("parameter 2"), "{error}");
-    let values = |count| (0..count).map(|number| Ok(Value::Integer(number))).collect::<Vec<_>>();
-    assert_eq!(statement.bind_all(values(4).into_iter()).unwrap_err().kind(), Kind::Invalid);
+    let values = |count| {
+        (0..count)
+            .map(|number| Ok(Value::Integer(number)))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        statement
+            .bind_all(values(4).into_iter())
+            .unwrap_err()
+            .kind(),
+        Kind::Invalid
+    );
     statement.bind_all(values(5).into_iter()).unwrap();
-    assert_eq!(statement.parameter_index(":none").unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(
+        statement.parameter_index(":none").unwrap_err().kind(),
+        Kind::NotFound
+    );
     assert_eq!(statement.parameter_index("@b").unwrap(), 4);
     let rows = statement.query().unwrap();
-    assert_eq!(rows.look(|part| ResultRows::value(part, 0).map(|_| ())).unwrap_err().kind(), Kind::Misuse);
+    assert_eq!(
+        rows.look(|part| ResultRows::value(part, 0).map(|_| ()))
+            .unwrap_err()
+            .kind(),
+        Kind::Misuse
+    );
     assert!(rows.step().unwrap());
     let seen: Vec<i64> = (0..4)
         .map(|column| {
@@ -186,7 +217,12 @@ fn mistakes_with_parameters_are_named() {
         })
         .collect();
     assert_eq!(seen, [0, 2, 3, 4]);
-    assert_eq!(rows.look(|part| ResultRows::value(part, 4).map(|_| ())).unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(
+        rows.look(|part| ResultRows::value(part, 4).map(|_| ()))
+            .unwrap_err()
+            .kind(),
+        Kind::Invalid
+    );
 }
 
 #[test]
@@ -199,11 +235,24 @@ fn many_parameters() {
         let statement = if count <= 100 {
             prepare(&session, &sql)
         } else {
-            prepare(&session, &format!("SELECT sum(column1) FROM (VALUES {marks})"))
+            prepare(
+                &session,
+                &format!("SELECT sum(column1) FROM (VALUES {marks})"),
+            )
         };
-        statement.bind_all((0..count as i64).map(|number| Ok(Value::Integer(number))).collect::<Vec<_>>().into_iter()).unwrap();
+        statement
+            .bind_all(
+                (0..count as i64)
+                    .map(|number| Ok(Value::Integer(number)))
+                    .collect::<Vec<_>>()
+                    .into_iter(),
+            )
+            .unwrap();
         let count = count as i64;
-        assert_eq!(integer(&statement.query().unwrap()), count * (count - 1) / 2);
+        assert_eq!(
+            integer(&statement.query().unwrap()),
+            count * (count - 1) / 2
+        );
     }
 }
 
@@ -214,7 +263,10 @@ fn rows_stream_and_keep_their_session_until_they_end() {
         let other = fixture.session();
         let rows = session.query(MANY).unwrap();
         assert_eq!(session.exec("SELECT 1").unwrap_err().kind(), Kind::Misuse);
-        assert_eq!(session.query("SELECT 1").err().unwrap().kind(), Kind::Misuse);
+        assert_eq!(
+            session.query("SELECT 1").err().unwrap().kind(),
+            Kind::Misuse
+        );
         assert_eq!(one(&other, "SELECT 5"), 5);
         for number in 1..=20_000 {
             assert_eq!(integer(&rows), number);
@@ -254,14 +306,19 @@ fn closing_rows_in_the_middle_frees_the_session() {
         assert_eq!(one(&session, "SELECT 6"), 6);
     }
     // In a transaction the connection must stay.
-    session.exec("CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES (1)").unwrap();
+    session
+        .exec("CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES (1)")
+        .unwrap();
     let rows = session.query(MANY).unwrap();
     rows.close().unwrap();
     assert!(session.in_transaction().unwrap());
     session.commit().unwrap();
     // A write with rows is carried through.
     let rows = session
-        .query(&format!("INSERT INTO t SELECT i FROM ({}) RETURNING a, hex(zeroblob(10))", MANY.replace(", 'row ' || i", "")))
+        .query(&format!(
+            "INSERT INTO t SELECT i FROM ({}) RETURNING a, hex(zeroblob(10))",
+            MANY.replace(", 'row ' || i", "")
+        ))
         .unwrap();
     drop(rows);
     assert_eq!(one(&session, "SELECT count(*) FROM t"), 20_001);
@@ -313,12 +370,18 @@ fn an_interrupt_ends_the_call_and_not_the_session() {
     };
     assert_eq!(interrupted(ENDLESS), Kind::Interrupted);
     assert_eq!(one(&session, "SELECT 1"), 1);
-    assert_eq!(interrupted(&format!("INSERT INTO t {ENDLESS}")), Kind::Unknown);
+    assert_eq!(
+        interrupted(&format!("INSERT INTO t {ENDLESS}")),
+        Kind::Unknown
+    );
     assert_eq!(one(&session, "SELECT count(*) FROM t"), 0);
     session.begin(Mode::Deferred).unwrap();
     session.exec("INSERT INTO t VALUES (1)").unwrap();
     assert_eq!(interrupted(ENDLESS), Kind::TransactionLost);
-    assert_eq!(session.exec("INSERT INTO t VALUES (2)").unwrap_err().kind(), Kind::TransactionLost);
+    assert_eq!(
+        session.exec("INSERT INTO t VALUES (2)").unwrap_err().kind(),
+        Kind::TransactionLost
+    );
     assert!(session.in_transaction().unwrap());
     session.rollback().unwrap();
     assert_eq!(one(&session, "SELECT count(*) FROM t"), 0);
@@ -328,7 +391,9 @@ fn an_interrupt_ends_the_call_and_not_the_session() {
 fn closing_a_session_ends_its_calls_and_its_transaction() {
     let fixture = Fixture::new("close");
     let (session, other) = (fixture.session(), fixture.session());
-    session.exec("CREATE TABLE t(a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
+    session
+        .exec("CREATE TABLE t(a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
+        .unwrap();
     let statement = prepare(&session, "SELECT 1");
     std::thread::scope(|scope| {
         let endless = scope.spawn(|| session.query(ENDLESS).err().unwrap());
@@ -376,7 +441,9 @@ fn the_end_of_the_node_is_the_end_of_its_sessions() {
 fn writers_wait_for_each_other_instead_of_failing() {
     let fixture = Fixture::new("busy");
     let (one_session, other) = (fixture.session(), fixture.session());
-    one_session.exec("CREATE TABLE t(a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
+    one_session
+        .exec("CREATE TABLE t(a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
+        .unwrap();
     other.set_busy_timeout(Duration::ZERO).unwrap();
     other.set_timeout(Duration::from_secs(20)).unwrap();
     std::thread::scope(|scope| {
@@ -393,12 +460,16 @@ fn writers_wait_for_each_other_instead_of_failing() {
 fn a_batch_is_kept_whole_or_not_at_all() {
     let fixture = Fixture::new("batch");
     for session in [fixture.session(), fixture.remote()] {
-        session.exec("DROP TABLE IF EXISTS t; CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)").unwrap();
+        session
+            .exec("DROP TABLE IF EXISTS t; CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT)")
+            .unwrap();
         let insert = prepare(&session, "INSERT INTO t VALUES (?, ?)");
         let fill = |ids: std::ops::Range<i64>| {
             for id in ids {
                 insert.bind(1, Value::Integer(id)).unwrap();
-                insert.bind(2, Value::Text(&vec![b'x'; (id % 3000) as usize])).unwrap();
+                insert
+                    .bind(2, Value::Text(&vec![b'x'; (id % 3000) as usize]))
+                    .unwrap();
                 insert.add_batch().unwrap();
             }
         };

@@ -123,12 +123,11 @@ pub(super) fn parameters(sql: &str) -> Vec<Option<String>> {
             b"?" => names.push(None),
             [b'?', ..] => {
                 let number = token.text[1..].parse().unwrap_or(0).min(limits::PARAMETERS);
-                if names.len() < number {
-                    names.resize(number, None);
-                }
+                names.resize(names.len().max(number), None);
             }
             [b':' | b'@' | b'$', _, ..] => {
-                if !names.iter().flatten().any(|known| known == token.text) {
+                let known = names.iter().flatten().any(|known| known == token.text);
+                if !known {
                     names.push(Some(token.text.to_owned()));
                 }
             }

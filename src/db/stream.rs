@@ -44,7 +44,9 @@ pub(super) fn start(
     keep: Keep,
 ) -> Result<ResultRows> {
     let mut part = Part::empty();
-    let conn = session.lend(|core, deadline| core.start(&sql.get(), Params::new(values), keep, &mut part, deadline))?;
+    let conn = session.lend(|core, deadline| {
+        core.start(&sql.get(), Params::new(values), keep, &mut part, deadline)
+    })?;
     Ok(ResultRows {
         session: Arc::clone(session),
         stream: Mutex::new(Stream {
@@ -111,22 +113,32 @@ impl ResultRows {
     /// The place of column `index`, from 0 on.
     pub(crate) fn column(part: &Part, index: i64) -> Result<usize> {
         let columns = part.names().len();
-        usize::try_from(index).ok().filter(|at| *at < columns).ok_or_else(|| {
-            Error::invalid(format!("the rows have no column {index}: they have {columns}, and the first one is 0"))
-        })
+        usize::try_from(index)
+            .ok()
+            .filter(|at| *at < columns)
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "the rows have no column {index}: they have {columns}, and the first one is 0"
+                ))
+            })
     }
 
     /// The name of a column as C has it; stays as long as the rows.
     pub(crate) fn name(part: &Part, index: i64) -> Result<&CString> {
         let at = Self::column(part, index)?;
-        part.names().get(at).ok_or_else(|| Error::internal("a column without a name"))
+        part.names()
+            .get(at)
+            .ok_or_else(|| Error::internal("a column without a name"))
     }
 
     /// A value of the row that `step` went to.
     pub(crate) fn value(part: &Part, index: i64) -> Result<Value<'_>> {
         let at = Self::column(part, index)?;
-        part.value(at)
-            .ok_or_else(|| Error::misuse("there is no row: call dqlitepy_rows_step first, until it says that it is done"))
+        part.value(at).ok_or_else(|| {
+            Error::misuse(
+                "there is no row: call dqlitepy_rows_step first, until it says that it is done",
+            )
+        })
     }
 
     /// Ends the rows, in the middle if need be. A write is carried through, a read is given up if its rest is long.
@@ -144,9 +156,9 @@ impl ResultRows {
         if self.closing.load(Ordering::Acquire) {
             return Err(Error::misuse("the rows are closed"));
         }
-        self.stream
-            .try_lock()
-            .ok_or_else(|| Error::misuse("another thread is reading these rows: they have one reader at a time"))
+        self.stream.try_lock().ok_or_else(|| {
+            Error::misuse("another thread is reading these rows: they have one reader at a time")
+        })
     }
 }
 
@@ -166,7 +178,13 @@ impl Stream {
         let (Some(mut conn), Some(sql)) = (self.conn.take(), &self.sql) else {
             return Ok(false);
         };
-        match receive_part(&mut conn, None, &sql.get(), &mut self.part, session.deadline()) {
+        match receive_part(
+            &mut conn,
+            None,
+            &sql.get(),
+            &mut self.part,
+            session.deadline(),
+        ) {
             Ok(()) if self.part.is_last() => session.rows_ended(conn),
             Ok(()) => self.conn = Some(conn),
             Err(failed) => return Err(self.fail(session, conn, failed)),
@@ -175,7 +193,11 @@ impl Stream {
     }
 
     /// Rows that cannot be read end everything: the connection may be out of step.
-    fn intact<T>(&mut self, session: &SharedSession, read: std::result::Result<T, Malformed>) -> Result<T> {
+    fn intact<T>(
+        &mut self,
+        session: &SharedSession,
+        read: std::result::Result<T, Malformed>,
+    ) -> Result<T> {
         read.map_err(|fault| {
             let error = Error::internal(format!("the rows make no sense: {fault}"));
             self.part = Part::empty();
@@ -197,7 +219,9 @@ impl Stream {
     }
 
     fn close(&mut self, session: &SharedSession) -> Result<()> {
-        let Some(sql) = self.sql.clone() else { return Ok(()) };
+        let Some(sql) = self.sql.clone() else {
+            return Ok(());
+        };
         if self.conn.is_none() {
             return Ok(());
         }

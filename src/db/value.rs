@@ -77,7 +77,10 @@ pub(crate) fn check_size(size: u64, index: usize) -> Result<()> {
     }
     Err(Error::sql(
         TOO_BIG,
-        format!("parameter {index} has {size} bytes, and SQLite takes {} at most", limits::VALUE),
+        format!(
+            "parameter {index} has {size} bytes, and SQLite takes {} at most",
+            limits::VALUE
+        ),
     ))
 }
 
@@ -93,7 +96,10 @@ pub(super) fn check_total(values: &[Owned], sql: &str) -> Result<()> {
     }
     Err(Error::sql(
         TOO_BIG,
-        format!("the statement and its parameters have {total} bytes, and a request carries {} at most", limits::REQUEST),
+        format!(
+            "the statement and its parameters have {total} bytes, and a request carries {} at most",
+            limits::REQUEST
+        ),
     ))
 }
 
@@ -114,8 +120,14 @@ mod tests {
     #[test]
     fn what_cannot_travel_is_refused_by_name() {
         let error = Owned::copy(Value::Text(b"ab\0c"), 3).unwrap_err();
-        assert!(error.message().contains("parameter 3") && error.message().contains("CAST(? AS TEXT)"), "{error}");
-        assert_eq!(check_size(1_000_000_001, 2).unwrap_err().sqlite_code(), TOO_BIG);
+        assert!(
+            error.message().contains("parameter 3") && error.message().contains("CAST(? AS TEXT)"),
+            "{error}"
+        );
+        assert_eq!(
+            check_size(1_000_000_001, 2).unwrap_err().sqlite_code(),
+            TOO_BIG
+        );
         assert!(check_size(1_000_000_000, 2).is_ok());
         assert!(Owned::time(i64::MAX, 0, 1).is_err());
         assert!(Owned::time(0, 1_000_000_000, 1).is_err());
@@ -128,7 +140,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(text(0, 0), "1970-01-01 00:00:00+00:00");
-        assert_eq!(text(1_704_164_645, 500_000_000), "2024-01-02 03:04:05.5+00:00");
+        assert_eq!(
+            text(1_704_164_645, 500_000_000),
+            "2024-01-02 03:04:05.5+00:00"
+        );
         assert_eq!(text(-1, 1), "1969-12-31 23:59:59.000000001+00:00");
     }
 }

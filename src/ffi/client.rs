@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int};
 use crate::client::Client;
 use crate::engine::fork;
 use crate::ffi::guard::guard;
-use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id};
+use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
 use crate::net::{Address, parse_csv};
 use crate::node;
@@ -26,7 +26,13 @@ pub unsafe extern "C" fn dqlitepy_client_create(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, csv) = unsafe { (args::out(handle_out, "handle_out")?, args::text(addresses_csv, "addresses_csv")?) };
+        let (out, csv) = unsafe {
+            (
+                args::out(handle_out, "handle_out")?,
+                args::text(addresses_csv, "addresses_csv")?,
+            )
+        };
+        fork::check()?;
         fork::arm();
         *out = handle::insert(Client::new(parse_csv(csv)?))?;
         Ok(())
@@ -38,7 +44,10 @@ pub unsafe extern "C" fn dqlitepy_client_create(
 /// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_close(handle: dqlitepy_handle) -> c_int {
-    guard(|| handle::remove::<Client>(handle).map(drop))
+    guard(|| {
+        fork::check()?;
+        handle::remove::<Client>(handle).map(drop)
+    })
 }
 
 /// Makes the node `id` at `address`, which must be running, a voter of the cluster.
@@ -59,7 +68,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
     guard(|| {
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        node::add(&*handle::get::<Client>(handle)?, id, &address)
+        node::add(&*object::<Client>(handle)?, id, &address)
     })
 }
 
@@ -70,7 +79,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
 /// Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_remove(handle: dqlitepy_handle, id: dqlitepy_node_id) -> c_int {
-    guard(|| handle::get::<Client>(handle)?.remove(id))
+    guard(|| object::<Client>(handle)?.remove(id))
 }
 
 /// The address of the leader.
@@ -81,11 +90,14 @@ pub extern "C" fn dqlitepy_client_remove(handle: dqlitepy_handle, id: dqlitepy_n
 /// # Safety
 /// `address_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_client_leader(handle: dqlitepy_handle, address_out: *mut *mut c_char) -> c_int {
+pub unsafe extern "C" fn dqlitepy_client_leader(
+    handle: dqlitepy_handle,
+    address_out: *mut *mut c_char,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(address_out, "address_out") }?;
-        *out = alloc::into_c_string(handle::get::<Client>(handle)?.leader()?.into_bytes());
+        *out = alloc::into_c_string(object::<Client>(handle)?.leader()?.into_bytes());
         Ok(())
     })
 }
@@ -99,12 +111,17 @@ pub unsafe extern "C" fn dqlitepy_client_leader(handle: dqlitepy_handle, address
 /// # Safety
 /// `json_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_out: *mut *mut c_char) -> c_int {
+pub unsafe extern "C" fn dqlitepy_client_cluster(
+    handle: dqlitepy_handle,
+    json_out: *mut *mut c_char,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(json_out, "json_out") }?;
-        let members = handle::get::<Client>(handle)?.cluster()?;
-        let list = members.iter().map(|member| (member.id, member.address.as_str(), member.role.into()));
+        let members = object::<Client>(handle)?.cluster()?;
+        let list = members
+            .iter()
+            .map(|member| (member.id, member.address.as_str(), member.role.into()));
         *out = alloc::into_c_string(render::members(list));
         Ok(())
     })

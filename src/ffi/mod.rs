@@ -1,6 +1,7 @@
 //! The exported functions. Each reads its arguments, makes one call into the domain, and writes its results.
 
-#![allow(non_camel_case_types)]
+// The names are C's, and `pub` is what cbindgen looks for.
+#![allow(non_camel_case_types, unreachable_pub)]
 
 mod alloc;
 mod args;
@@ -14,6 +15,11 @@ mod session;
 mod statement;
 
 use std::ffi::{c_char, c_int, c_ulonglong, c_void};
+use std::sync::Arc;
+
+use crate::engine::fork;
+use crate::error::Result;
+use crate::handle::{self, Object};
 
 /// The raft id of a node: never 0.
 pub type dqlitepy_node_id = c_ulonglong;
@@ -41,4 +47,11 @@ pub struct dqlitepy_value {
     /// Bytes of a text, blob or ISO8601 time; a text has no NUL behind it.
     pub data: *const c_void,
     pub size: u64,
+}
+
+/// What a handle stands for. In a forked child nothing: another thread of the parent may have held any lock, so this is
+/// checked before the first one, and after the outputs were cleared.
+fn object<T: Object>(handle: dqlitepy_handle) -> Result<Arc<T>> {
+    fork::check()?;
+    handle::get(handle)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::guard::guard;
-use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id};
+use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
 use crate::limits;
 use crate::net::{Address, parse_csv};
@@ -76,6 +76,7 @@ unsafe fn create(
             args::text(data_dir, "data_dir")?,
         )
     };
+    fork::check()?;
     fork::arm();
     *out = handle::insert(Node::new(id, address, dir, cluster)?)?;
     Ok(())
@@ -90,7 +91,10 @@ unsafe fn create(
 /// # Safety
 /// `address` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_node_set_bind_address(handle: dqlitepy_handle, address: *const c_char) -> c_int {
+pub unsafe extern "C" fn dqlitepy_node_set_bind_address(
+    handle: dqlitepy_handle,
+    address: *const c_char,
+) -> c_int {
     configure(handle, |config| {
         // SAFETY: the caller's promise.
         let address = unsafe { args::text(address, "address") }?;
@@ -104,7 +108,10 @@ pub unsafe extern "C" fn dqlitepy_node_set_bind_address(handle: dqlitepy_handle,
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_auto_recovery(handle: dqlitepy_handle, enabled: c_int) -> c_int {
+pub extern "C" fn dqlitepy_node_set_auto_recovery(
+    handle: dqlitepy_handle,
+    enabled: c_int,
+) -> c_int {
     configure(handle, |config| {
         config.options.auto_recovery = enabled != 0;
         Ok(())
@@ -129,7 +136,10 @@ pub extern "C" fn dqlitepy_node_set_busy_timeout(handle: dqlitepy_handle, msecs:
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_snapshot_compression(handle: dqlitepy_handle, enabled: c_int) -> c_int {
+pub extern "C" fn dqlitepy_node_set_snapshot_compression(
+    handle: dqlitepy_handle,
+    enabled: c_int,
+) -> c_int {
     configure(handle, |config| {
         config.options.snapshot_compression = enabled != 0;
         Ok(())
@@ -142,10 +152,15 @@ pub extern "C" fn dqlitepy_node_set_snapshot_compression(handle: dqlitepy_handle
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_network_latency_ms(handle: dqlitepy_handle, ms: c_uint) -> c_int {
+pub extern "C" fn dqlitepy_node_set_network_latency_ms(
+    handle: dqlitepy_handle,
+    ms: c_uint,
+) -> c_int {
     configure(handle, |config| {
         if !limits::LATENCY_MS.contains(&ms) {
-            return Err(Error::invalid(format!("network latency {ms} ms is not between 1 and 3600000 ms")));
+            return Err(Error::invalid(format!(
+                "network latency {ms} ms is not between 1 and 3600000 ms"
+            )));
         }
         config.options.network_latency_ms = Some(ms);
         Ok(())
@@ -168,7 +183,7 @@ pub extern "C" fn dqlitepy_node_set_timeout(handle: dqlitepy_handle, msecs: c_ui
 }
 
 fn configure(handle: dqlitepy_handle, change: impl FnOnce(&mut Config) -> Result<()>) -> c_int {
-    guard(|| handle::get::<Node>(handle)?.configure(change))
+    guard(|| object::<Node>(handle)?.configure(change))
 }
 
 /// Starts the node. If it runs in this process already under another handle, this handle joins it.
@@ -178,7 +193,7 @@ fn configure(handle: dqlitepy_handle, change: impl FnOnce(&mut Config) -> Result
 /// already) or DQLITEPY_INTERNAL (port or directory in use, damaged files; the message names them). Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_start(handle: dqlitepy_handle) -> c_int {
-    guard(|| handle::get::<Node>(handle)?.start())
+    guard(|| object::<Node>(handle)?.start())
 }
 
 /// Gives the lead and the vote to other members, if there are any; alone it is success.
@@ -187,7 +202,7 @@ pub extern "C" fn dqlitepy_node_start(handle: dqlitepy_handle) -> c_int {
 /// Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_handover(handle: dqlitepy_handle) -> c_int {
-    guard(|| handle::get::<Node>(handle)?.handover())
+    guard(|| object::<Node>(handle)?.handover())
 }
 
 /// Stops the node, for every handle that stands for it. Calls under way return DQLITEPY_SHUTDOWN. It can be started again.
@@ -197,7 +212,7 @@ pub extern "C" fn dqlitepy_node_handover(handle: dqlitepy_handle) -> c_int {
 /// Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_stop(handle: dqlitepy_handle) -> c_int {
-    guard(|| handle::get::<Node>(handle)?.stop())
+    guard(|| object::<Node>(handle)?.stop())
 }
 
 /// Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
@@ -206,6 +221,7 @@ pub extern "C" fn dqlitepy_node_stop(handle: dqlitepy_handle) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_destroy(handle: dqlitepy_handle) {
     guard(|| {
+        fork::check()?;
         handle::remove::<Node>(handle)?.destroy();
         Ok(())
     });
@@ -222,11 +238,14 @@ pub extern "C" fn dqlitepy_node_destroy(handle: dqlitepy_handle) {
 /// # Safety
 /// `db_name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_node_open_db(handle: dqlitepy_handle, db_name: *const c_char) -> c_int {
+pub unsafe extern "C" fn dqlitepy_node_open_db(
+    handle: dqlitepy_handle,
+    db_name: *const c_char,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(db_name, "db_name") }?;
-        handle::get::<Node>(handle)?.open_db(name)
+        object::<Node>(handle)?.open_db(name)
     })
 }
 
@@ -252,10 +271,15 @@ pub unsafe extern "C" fn dqlitepy_node_exec(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (id, rows) = unsafe { (args::optional_out(last_insert_id_out), args::optional_out(rows_affected_out)) };
+        let (id, rows) = unsafe {
+            (
+                args::optional_out(last_insert_id_out),
+                args::optional_out(rows_affected_out),
+            )
+        };
         // SAFETY: the caller's promise.
         let sql = unsafe { args::text(sql, "sql") }?;
-        let changes = handle::get::<Node>(handle)?.exec(sql)?;
+        let changes = object::<Node>(handle)?.exec(sql)?;
         if let Some(id) = id {
             *id = changes.last_insert_id;
         }
@@ -284,8 +308,13 @@ pub unsafe extern "C" fn dqlitepy_node_query(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, sql) = unsafe { (args::out_text(json_out, "json_out")?, args::text(sql, "sql")?) };
-        *out = alloc::into_c_string(handle::get::<Node>(handle)?.query(sql)?);
+        let (out, sql) = unsafe {
+            (
+                args::out_text(json_out, "json_out")?,
+                args::text(sql, "sql")?,
+            )
+        };
+        *out = alloc::into_c_string(object::<Node>(handle)?.query(sql)?);
         Ok(())
     })
 }

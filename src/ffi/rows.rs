@@ -3,20 +3,27 @@
 use std::ffi::{c_char, c_double, c_int, c_void};
 
 use crate::db::{ResultRows, Value};
+use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::guard::{guard, guard_code};
-use crate::ffi::{args, dqlitepy_handle, dqlitepy_value, ret};
+use crate::ffi::{args, dqlitepy_handle, dqlitepy_value, object, ret};
 use crate::handle;
 
 /// Makes a call on rows and remembers its failure with their session.
 fn rows<T>(handle: dqlitepy_handle, call: impl FnOnce(&ResultRows) -> Result<T>) -> Result<T> {
-    let rows = handle::get::<ResultRows>(handle)?;
+    let rows = object::<ResultRows>(handle)?;
     call(&rows).inspect_err(|error| rows.session().note(error))
 }
 
 /// Looks at a value of the row that the last step went to.
-fn value<T>(handle: dqlitepy_handle, column: c_int, look: impl FnOnce(Value<'_>) -> Result<T>) -> Result<T> {
-    rows(handle, |rows| rows.look(|part| look(ResultRows::value(part, column.into())?)))
+fn value<T>(
+    handle: dqlitepy_handle,
+    column: c_int,
+    look: impl FnOnce(Value<'_>) -> Result<T>,
+) -> Result<T> {
+    rows(handle, |rows| {
+        rows.look(|part| look(ResultRows::value(part, column.into())?))
+    })
 }
 
 /// Goes to the next row.
@@ -27,7 +34,15 @@ fn value<T>(handle: dqlitepy_handle, column: c_int, look: impl FnOnce(Value<'_>)
 /// returns the same one. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_rows_step(rows: dqlitepy_handle) -> c_int {
-    guard_code(|| self::rows(rows, ResultRows::step).map(|found| if found { ret::DQLITEPY_ROW } else { ret::DQLITEPY_DONE }))
+    guard_code(|| {
+        self::rows(rows, ResultRows::step).map(|found| {
+            if found {
+                ret::DQLITEPY_ROW
+            } else {
+                ret::DQLITEPY_DONE
+            }
+        })
+    })
 }
 
 /// How many columns the rows have; 0 for a statement that yields none.
@@ -38,7 +53,10 @@ pub extern "C" fn dqlitepy_rows_step(rows: dqlitepy_handle) -> c_int {
 /// # Safety
 /// `count_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_rows_column_count(rows: dqlitepy_handle, count_out: *mut c_int) -> c_int {
+pub unsafe extern "C" fn dqlitepy_rows_column_count(
+    rows: dqlitepy_handle,
+    count_out: *mut c_int,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(count_out, "count_out") }?;
@@ -64,7 +82,9 @@ pub unsafe extern "C" fn dqlitepy_rows_column_name(
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_pointer(name_out, "name_out") }?;
-        *out = self::rows(rows, |rows| rows.look(|part| Ok(ResultRows::name(part, column.into())?.as_ptr())))?;
+        *out = self::rows(rows, |rows| {
+            rows.look(|part| Ok(ResultRows::name(part, column.into())?.as_ptr()))
+        })?;
         Ok(())
     })
 }
@@ -79,7 +99,11 @@ pub unsafe extern "C" fn dqlitepy_rows_column_name(
 /// # Safety
 /// `type_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_rows_column_type(rows: dqlitepy_handle, column: c_int, type_out: *mut c_int) -> c_int {
+pub unsafe extern "C" fn dqlitepy_rows_column_type(
+    rows: dqlitepy_handle,
+    column: c_int,
+    type_out: *mut c_int,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(type_out, "type_out") }?;
@@ -95,7 +119,11 @@ pub unsafe extern "C" fn dqlitepy_rows_column_type(rows: dqlitepy_handle, column
 /// # Safety
 /// `value_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_rows_column_int64(rows: dqlitepy_handle, column: c_int, value_out: *mut i64) -> c_int {
+pub unsafe extern "C" fn dqlitepy_rows_column_int64(
+    rows: dqlitepy_handle,
+    column: c_int,
+    value_out: *mut i64,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(value_out, "value_out") }?;
@@ -170,11 +198,21 @@ pub unsafe extern "C" fn dqlitepy_rows_column_blob(
 
 /// # Safety
 /// As for dqlitepy_rows_column_text.
-unsafe fn bytes(rows: dqlitepy_handle, column: c_int, data_out: *mut *const c_void, size_out: *mut u64) -> Result<()> {
+unsafe fn bytes(
+    rows: dqlitepy_handle,
+    column: c_int,
+    data_out: *mut *const c_void,
+    size_out: *mut u64,
+) -> Result<()> {
     // SAFETY: the caller's promise.
     let size = unsafe { args::out(size_out, "size_out") };
     // SAFETY: the caller's promise.
-    let (data, size) = unsafe { (args::out_pointer(data_out, "the place of the bytes")?, size?) };
+    let (data, size) = unsafe {
+        (
+            args::out_pointer(data_out, "the place of the bytes")?,
+            size?,
+        )
+    };
     (*data, *size) = value(rows, column, |value| match value {
         Value::Null => Ok((std::ptr::null(), 0)),
         Value::Text(bytes) | Value::Iso8601(bytes) | Value::Blob(bytes) => {
@@ -193,7 +231,11 @@ unsafe fn bytes(rows: dqlitepy_handle, column: c_int, data_out: *mut *const c_vo
 /// # Safety
 /// `values` points to `count` writable places, or is NULL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_rows_row(rows: dqlitepy_handle, values: *mut dqlitepy_value, count: u64) -> c_int {
+pub unsafe extern "C" fn dqlitepy_rows_row(
+    rows: dqlitepy_handle,
+    values: *mut dqlitepy_value,
+    count: u64,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let places = unsafe { args::places(values, count, "values") }?;
@@ -231,7 +273,8 @@ pub unsafe extern "C" fn dqlitepy_rows_fetch(
         *out = self::rows(rows, |rows| {
             let columns = rows.look(|part| Ok(part.names().len()))?;
             // SAFETY: the caller's promise.
-            let places = unsafe { args::places(values, max_rows.saturating_mul(columns as u64), "values") }?;
+            let places =
+                unsafe { args::places(values, max_rows.saturating_mul(columns as u64), "values") }?;
             let most = usize::try_from(max_rows).unwrap_or(usize::MAX);
             let found = rows.fetch(most, &mut |row, column, value| {
                 if let Some(place) = places.get_mut(row * columns + column) {
@@ -240,7 +283,11 @@ pub unsafe extern "C" fn dqlitepy_rows_fetch(
             })?;
             Ok(found as u64)
         })?;
-        Ok(if *out > 0 { ret::DQLITEPY_ROW } else { ret::DQLITEPY_DONE })
+        Ok(if *out > 0 {
+            ret::DQLITEPY_ROW
+        } else {
+            ret::DQLITEPY_DONE
+        })
     })
 }
 
@@ -254,6 +301,7 @@ pub unsafe extern "C" fn dqlitepy_rows_fetch(
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_rows_close(rows: dqlitepy_handle) -> c_int {
     guard(|| {
+        fork::check()?;
         let rows = handle::remove::<ResultRows>(rows)?;
         rows.close().inspect_err(|error| rows.session().note(error))
     })
@@ -283,7 +331,9 @@ fn check_count(given: u64, columns: usize) -> Result<()> {
     if given == columns as u64 {
         return Ok(());
     }
-    Err(Error::invalid(format!("there are {columns} columns, and {given} places were given")))
+    Err(Error::invalid(format!(
+        "there are {columns} columns, and {given} places were given"
+    )))
 }
 
 fn mistaken(column: c_int, value: &Value<'_>, wanted: &str) -> Error {
@@ -297,5 +347,7 @@ fn mistaken(column: c_int, value: &Value<'_>, wanted: &str) -> Error {
         Value::Iso8601(_) => "ISO8601",
         Value::Boolean(_) => "BOOLEAN",
     };
-    Error::invalid(format!("column {column} of this row is {found}, not {wanted}; ask for its type first"))
+    Error::invalid(format!(
+        "column {column} of this row is {found}, not {wanted}; ask for its type first"
+    ))
 }

@@ -9,15 +9,18 @@ use crate::db::{Mode, SharedSession, WakeSlot};
 use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::guard::{guard, guard_code, guard_value, message_of};
-use crate::ffi::{alloc, args, dqlitepy_handle, ret};
+use crate::ffi::{alloc, args, dqlitepy_handle, object, ret};
 use crate::handle;
 use crate::limits;
 use crate::net::parse_csv;
 use crate::node::Node;
 
 /// Makes a call on a session and remembers its failure there.
-fn session<T>(handle: dqlitepy_handle, call: impl FnOnce(&Arc<SharedSession>) -> Result<T>) -> Result<T> {
-    let session = handle::get::<SharedSession>(handle)?;
+fn session<T>(
+    handle: dqlitepy_handle,
+    call: impl FnOnce(&Arc<SharedSession>) -> Result<T>,
+) -> Result<T> {
+    let session = object::<SharedSession>(handle)?;
     call(&session).inspect_err(|error| session.note(error))
 }
 
@@ -42,8 +45,13 @@ pub unsafe extern "C" fn dqlitepy_session_open(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, name) = unsafe { (args::out(session_out, "session_out")?, args::text(db_name, "db_name")?) };
-        *out = handle::insert(handle::get::<Node>(node)?.open_session(name)?)?;
+        let (out, name) = unsafe {
+            (
+                args::out(session_out, "session_out")?,
+                args::text(db_name, "db_name")?,
+            )
+        };
+        *out = handle::insert(object::<Node>(node)?.open_session(name)?)?;
         Ok(())
     })
 }
@@ -68,11 +76,22 @@ pub unsafe extern "C" fn dqlitepy_session_open_addresses(
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(session_out, "session_out") }?;
         // SAFETY: the caller's promise.
-        let (csv, name) = unsafe { (args::text(addresses_csv, "addresses_csv")?, args::text(db_name, "db_name")?) };
+        let (csv, name) = unsafe {
+            (
+                args::text(addresses_csv, "addresses_csv")?,
+                args::text(db_name, "db_name")?,
+            )
+        };
+        fork::check()?;
         fork::arm();
         let connector = Arc::new(Connector::new(None, parse_csv(csv)?));
         let wake = Arc::new(WakeSlot::default());
-        *out = handle::insert(SharedSession::open(name, connector, wake, limits::NODE_CALL)?)?;
+        *out = handle::insert(SharedSession::open(
+            name,
+            connector,
+            wake,
+            limits::NODE_CALL,
+        )?)?;
         Ok(())
     })
 }
@@ -85,6 +104,7 @@ pub unsafe extern "C" fn dqlitepy_session_open_addresses(
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_close(session: dqlitepy_handle) -> c_int {
     guard(|| {
+        fork::check()?;
         handle::remove::<SharedSession>(session)?.close();
         Ok(())
     })
@@ -140,7 +160,12 @@ pub unsafe extern "C" fn dqlitepy_session_query(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, sql) = unsafe { (args::out(rows_out, "rows_out")?, args::text_of(sql, sql_size, "sql")?) };
+        let (out, sql) = unsafe {
+            (
+                args::out(rows_out, "rows_out")?,
+                args::text_of(sql, sql_size, "sql")?,
+            )
+        };
         *out = handle::insert(self::session(session, |session| session.query(sql))?)?;
         Ok(())
     })
@@ -168,7 +193,12 @@ pub unsafe extern "C" fn dqlitepy_session_prepare(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (tail_out, out) = unsafe { (args::optional_out(tail_out), args::out(statement_out, "statement_out")?) };
+        let (tail_out, out) = unsafe {
+            (
+                args::optional_out(tail_out),
+                args::out(statement_out, "statement_out")?,
+            )
+        };
         // SAFETY: the caller's promise.
         let sql = unsafe { args::text_of(sql, sql_size, "sql") }?;
         let (statement, tail) = self::session(session, |session| session.prepare(sql))?;
@@ -190,7 +220,11 @@ pub extern "C" fn dqlitepy_session_begin(session: dqlitepy_handle, mode: c_int) 
             ret::DQLITEPY_DEFERRED => Mode::Deferred,
             ret::DQLITEPY_IMMEDIATE => Mode::Immediate,
             ret::DQLITEPY_EXCLUSIVE => Mode::Exclusive,
-            unknown => return Err(Error::invalid(format!("mode {unknown} is none of the kinds of transaction"))),
+            unknown => {
+                return Err(Error::invalid(format!(
+                    "mode {unknown} is none of the kinds of transaction"
+                )));
+            }
         };
         self::session(session, |session| session.begin(mode))
     })
@@ -223,7 +257,10 @@ pub extern "C" fn dqlitepy_session_rollback(session: dqlitepy_handle) -> c_int {
 /// # Safety
 /// `name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_savepoint(session: dqlitepy_handle, name: *const c_char) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_savepoint(
+    session: dqlitepy_handle,
+    name: *const c_char,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(name, "name") }?;
@@ -239,7 +276,10 @@ pub unsafe extern "C" fn dqlitepy_session_savepoint(session: dqlitepy_handle, na
 /// # Safety
 /// `name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_release(session: dqlitepy_handle, name: *const c_char) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_release(
+    session: dqlitepy_handle,
+    name: *const c_char,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(name, "name") }?;
@@ -254,7 +294,10 @@ pub unsafe extern "C" fn dqlitepy_session_release(session: dqlitepy_handle, name
 /// # Safety
 /// `name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_rollback_to(session: dqlitepy_handle, name: *const c_char) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_rollback_to(
+    session: dqlitepy_handle,
+    name: *const c_char,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(name, "name") }?;
@@ -270,7 +313,10 @@ pub unsafe extern "C" fn dqlitepy_session_rollback_to(session: dqlitepy_handle, 
 /// # Safety
 /// `inside_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_in_transaction(session: dqlitepy_handle, inside_out: *mut c_int) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_in_transaction(
+    session: dqlitepy_handle,
+    inside_out: *mut c_int,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(inside_out, "inside_out") }?;
@@ -306,7 +352,10 @@ pub extern "C" fn dqlitepy_session_set_timeout(session: dqlitepy_handle, msecs: 
 /// The node that leads waits by itself too, before it says that the database is locked (dqlitepy_node_set_busy_timeout).
 /// Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_session_set_busy_timeout(session: dqlitepy_handle, msecs: c_uint) -> c_int {
+pub extern "C" fn dqlitepy_session_set_busy_timeout(
+    session: dqlitepy_handle,
+    msecs: c_uint,
+) -> c_int {
     let time = Duration::from_millis(msecs.into());
     guard(|| self::session(session, |session| session.set_busy_timeout(time)))
 }
@@ -319,11 +368,15 @@ pub extern "C" fn dqlitepy_session_set_busy_timeout(session: dqlitepy_handle, ms
 /// # Safety
 /// `address_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_leader(session: dqlitepy_handle, address_out: *mut *mut c_char) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_leader(
+    session: dqlitepy_handle,
+    address_out: *mut *mut c_char,
+) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(address_out, "address_out") }?;
-        *out = alloc::into_c_string(self::session(session, |session| session.leader())?.into_bytes());
+        *out =
+            alloc::into_c_string(self::session(session, |session| session.leader())?.into_bytes());
         Ok(())
     })
 }
@@ -335,8 +388,10 @@ pub unsafe extern "C" fn dqlitepy_session_leader(session: dqlitepy_handle, addre
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_last_error(session: dqlitepy_handle) -> *mut c_char {
     guard_value(std::ptr::null_mut(), || {
-        let last = handle::get::<SharedSession>(session)?.last_error();
-        Ok(last.map_or(std::ptr::null_mut(), |error| alloc::into_c_string(message_of(&error).into_bytes())))
+        let last = object::<SharedSession>(session)?.last_error();
+        Ok(last.map_or(std::ptr::null_mut(), |error| {
+            alloc::into_c_string(message_of(&error).into_bytes())
+        }))
     })
 }
 
@@ -346,7 +401,7 @@ pub extern "C" fn dqlitepy_session_last_error(session: dqlitepy_handle) -> *mut 
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_error_code(session: dqlitepy_handle) -> c_int {
     guard_code(|| {
-        let last = handle::get::<SharedSession>(session)?.last_error();
+        let last = object::<SharedSession>(session)?.last_error();
         Ok(last.map_or(ret::DQLITEPY_OK, |error| ret::code(&error)))
     })
 }
@@ -356,7 +411,7 @@ pub extern "C" fn dqlitepy_session_error_code(session: dqlitepy_handle) -> c_int
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_sqlite_code(session: dqlitepy_handle) -> c_int {
     guard_value(0, || {
-        let last = handle::get::<SharedSession>(session)?.last_error();
+        let last = object::<SharedSession>(session)?.last_error();
         Ok(last.map_or(0, |error| error.sqlite_code()))
     })
 }

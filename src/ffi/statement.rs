@@ -3,14 +3,18 @@
 use std::ffi::{c_char, c_double, c_int, c_uint, c_void};
 
 use crate::db::{PreparedStatement, Value};
+use crate::engine::fork;
 use crate::error::Result;
 use crate::ffi::guard::guard;
-use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_value};
+use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_value, object};
 use crate::handle;
 
 /// Makes a call on a statement and remembers its failure with its session.
-fn statement<T>(handle: dqlitepy_handle, call: impl FnOnce(&PreparedStatement) -> Result<T>) -> Result<T> {
-    let statement = handle::get::<PreparedStatement>(handle)?;
+fn statement<T>(
+    handle: dqlitepy_handle,
+    call: impl FnOnce(&PreparedStatement) -> Result<T>,
+) -> Result<T> {
+    let statement = object::<PreparedStatement>(handle)?;
     call(&statement).inspect_err(|error| statement.session().note(error))
 }
 
@@ -55,7 +59,12 @@ pub unsafe extern "C" fn dqlitepy_statement_parameter_index(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, name) = unsafe { (args::out(index_out, "index_out")?, args::text(name, "name")?) };
+        let (out, name) = unsafe {
+            (
+                args::out(index_out, "index_out")?,
+                args::text(name, "name")?,
+            )
+        };
         let index = self::statement(statement, |statement| statement.parameter_index(name))?;
         *out = c_int::try_from(index).unwrap_or(c_int::MAX);
         Ok(())
@@ -99,21 +108,33 @@ pub extern "C" fn dqlitepy_statement_bind_null(statement: dqlitepy_handle, index
 
 /// Binds an integer. The rest is as for dqlitepy_statement_bind_null. Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_statement_bind_int64(statement: dqlitepy_handle, index: c_int, value: i64) -> c_int {
+pub extern "C" fn dqlitepy_statement_bind_int64(
+    statement: dqlitepy_handle,
+    index: c_int,
+    value: i64,
+) -> c_int {
     guard(|| bind(statement, index, Value::Integer(value)))
 }
 
 /// Binds a double; infinities are kept, what is not a number becomes NULL, as always in SQLite. The rest is as for
 /// dqlitepy_statement_bind_null. Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_statement_bind_double(statement: dqlitepy_handle, index: c_int, value: c_double) -> c_int {
+pub extern "C" fn dqlitepy_statement_bind_double(
+    statement: dqlitepy_handle,
+    index: c_int,
+    value: c_double,
+) -> c_int {
     guard(|| bind(statement, index, Value::Real(value)))
 }
 
 /// Binds a boolean, which SQLite keeps as the integer 0 or 1. The rest is as for dqlitepy_statement_bind_null.
 /// Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_statement_bind_bool(statement: dqlitepy_handle, index: c_int, value: c_int) -> c_int {
+pub extern "C" fn dqlitepy_statement_bind_bool(
+    statement: dqlitepy_handle,
+    index: c_int,
+    value: c_int,
+) -> c_int {
     guard(|| bind(statement, index, Value::Boolean(u64::from(value != 0))))
 }
 
@@ -157,7 +178,13 @@ pub unsafe extern "C" fn dqlitepy_statement_bind_blob(
     size: u64,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    guard(|| bind(statement, index, Value::Blob(unsafe { args::parameter(data, size, index) }?)))
+    guard(|| {
+        bind(
+            statement,
+            index,
+            Value::Blob(unsafe { args::parameter(data, size, index) }?),
+        )
+    })
 }
 
 /// Binds a point in time, in seconds since 1970 (before it: negative) and nanoseconds after that, as the text that
@@ -172,7 +199,11 @@ pub extern "C" fn dqlitepy_statement_bind_time(
     seconds: i64,
     nanoseconds: c_uint,
 ) -> c_int {
-    guard(|| self::statement(statement, |statement| statement.bind_time(index.into(), seconds, nanoseconds)))
+    guard(|| {
+        self::statement(statement, |statement| {
+            statement.bind_time(index.into(), seconds, nanoseconds)
+        })
+    })
 }
 
 /// Binds all parameters in one call.
@@ -193,8 +224,11 @@ pub unsafe extern "C" fn dqlitepy_statement_bind_values(
         // SAFETY: the caller's promise.
         let values = unsafe { args::list(values, count, "values") }?;
         // SAFETY: the caller's promise; an index that is no int is refused for the count.
-        let read = |(at, value)| unsafe { args::value(value, c_int::try_from(at).unwrap_or(-2) + 1) };
-        self::statement(statement, |statement| statement.bind_all(values.iter().enumerate().map(read)))
+        let read =
+            |(at, value)| unsafe { args::value(value, c_int::try_from(at).unwrap_or(-2) + 1) };
+        self::statement(statement, |statement| {
+            statement.bind_all(values.iter().enumerate().map(read))
+        })
     })
 }
 
@@ -216,7 +250,10 @@ pub extern "C" fn dqlitepy_statement_reset(statement: dqlitepy_handle) -> c_int 
 /// Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_statement_finalize(statement: dqlitepy_handle) -> c_int {
-    guard(|| handle::remove::<PreparedStatement>(statement).map(drop))
+    guard(|| {
+        fork::check()?;
+        handle::remove::<PreparedStatement>(statement).map(drop)
+    })
 }
 
 /// Runs the statement with what is bound; rows that it yields are dropped.

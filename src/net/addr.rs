@@ -146,8 +146,8 @@ fn look_up(
         .recv_timeout(deadline.saturating_duration_since(Instant::now()))
     {
         Ok(Ok(found)) if !found.is_empty() => return Ok(found),
-        Ok(Ok(_)) => (Kind::NotFound, "it has no address".to_owned()),
-        Ok(Err(error)) => (Kind::NotFound, error.to_string()),
+        Ok(Ok(_)) => (Kind::Invalid, "it has no address".to_owned()),
+        Ok(Err(error)) => (Kind::Invalid, error.to_string()),
         Err(RecvTimeoutError::Timeout) => {
             (Kind::Timeout, "no answer before the deadline".to_owned())
         }

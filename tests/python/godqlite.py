@@ -109,7 +109,7 @@ class Demo:
 
     def put(self, key, value):
         request = urllib.request.Request(f"http://{self.api}/{key}", data=value.encode(), method="PUT")
-        return urllib.request.urlopen(request, timeout=10).read() == b"done\n"
+        return urllib.request.urlopen(request, timeout=10).read().strip() == b"done"
 
     def get(self, key):
         return urllib.request.urlopen(f"http://{self.api}/{key}", timeout=10).read().decode().removesuffix("\n")

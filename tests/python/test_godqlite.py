@@ -141,6 +141,22 @@ def test_our_client_and_their_node(go, tmp_path, address):
     demo.end()
 
 
+def test_their_node_joins_ours(go, tmp_path, node):
+    """Both make one cluster: what one writes the other has."""
+    node.open_db("demo")
+    node.exec("CREATE TABLE model (key TEXT, value TEXT, UNIQUE(key))")
+    node.exec("INSERT INTO model VALUES ('before', 'from ours')")
+    demo = godqlite.Demo(go, tmp_path, support.free_address(), join=node.address)
+    assert demo.get("before") == "from ours"
+    assert demo.put("after", "from theirs")
+    assert model(node) == {"before": "from ours", "after": "from theirs", "demo-is-ready": "yes"}
+    with Client([node.address]) as client:
+        members = {m.address: m.role_name for m in client.cluster()}
+    assert members == {node.address: "Voter", demo.address: "Spare"}
+    demo.end(signal.SIGKILL)
+    node.exec("INSERT INTO model VALUES ('alone', 'ours still leads')")
+
+
 # ---- the shell ----
 
 

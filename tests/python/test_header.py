@@ -29,11 +29,12 @@ def ffi(declarations):
 
 def functions(ffi):
     """Name and type of each function that the FFI declares, as cffi knows them after parsing."""
-    return {
-        name.removeprefix("function "): ffi._get_cached_btype(declared[0])
-        for name, declared in ffi._parser._declarations.items()
-        if name.startswith("function ")
-    }
+    with ffi._lock:  # cffi wants it held
+        return {
+            name.removeprefix("function "): ffi._get_cached_btype(declared[0])
+            for name, declared in ffi._parser._declarations.items()
+            if name.startswith("function ")
+        }
 
 
 def described(kind):

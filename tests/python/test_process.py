@@ -54,7 +54,7 @@ def test_uncaught_exception(tmp_path, address):
 def test_keyboard_interrupt(tmp_path, address):
     """Ctrl-C reaches Python's handler, not the engine's threads."""
     process = support.python(
-        START + "print('ready', flush=True)\ntry:\n    sys.stdin.read()\nexcept KeyboardInterrupt:\n    node.stop(); print('stopped')",
+        START + "try:\n    print('ready', flush=True)\n    sys.stdin.read()\nexcept KeyboardInterrupt:\n    node.stop(); print('stopped')",
         address,
         tmp_path / "n",
     )

@@ -67,6 +67,10 @@ void glue_loop_detach(struct glue_loop *loop);
 void glue_loop_free(struct glue_loop *loop);
 struct glue_loop *glue_loop_of(struct glue_node *node);
 
+/* The statement that runs next on this connection of SQLite belongs to the client behind this socket. */
+struct sqlite3;
+void glue_watch_client(struct sqlite3 *conn, int fd);
+
 bool glue_is_lost(struct glue_node *node);
 
 #endif

@@ -4,7 +4,11 @@
  * To stop a running step the engine installs a progress handler then, which SQLite does not look at before the next step,
  * and which waits for the connection's mutex, that is for the end of the step: the node's whole loop stands still
  * meanwhile. Here the handler is there from the start and looks at a flag; installing and removing only sets the flag.
+ *
+ * Nor does the engine look at a client's socket while a statement of it runs: who vanishes in the middle of a long write
+ * keeps the write lock to its end. The handler looks there too, now and then.
  */
+#include <poll.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdatomic.h>
@@ -12,11 +16,16 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-enum { BUCKETS = 1024, STEPS_BETWEEN_LOOKS = 1000 };
+#include "internal.h"
+
+/* A thousand steps take some ten microseconds, a look at the socket one. */
+enum { BUCKETS = 1024, STEPS_BETWEEN_LOOKS = 1000, LOOKS_PER_CLIENT_LOOK = 256 };
 
 struct entry {
 	sqlite3 *conn;
 	atomic_bool abort;
+	atomic_int client; /* the socket; -1: unknown */
+	unsigned looks;	   /* of the thread that runs the step */
 	struct entry *next;
 };
 
@@ -38,9 +47,18 @@ static struct entry **find(sqlite3 *conn)
 	return link;
 }
 
+static bool client_has_gone(int fd)
+{
+	struct pollfd client = { .fd = fd, .events = POLLRDHUP };
+	return fd >= 0 && poll(&client, 1, 0) == 1 && (client.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+}
+
 static int look(void *arg)
 {
 	struct entry *entry = arg;
+	if (++entry->looks % LOOKS_PER_CLIENT_LOOK == 0 && client_has_gone(atomic_load(&entry->client))) {
+		return 1;
+	}
 	return atomic_load_explicit(&entry->abort, memory_order_relaxed);
 }
 
@@ -56,6 +74,7 @@ int glue_open_v2(const char *name, sqlite3 **conn, int flags, const char *vfs)
 		return SQLITE_NOMEM;
 	}
 	entry->conn = *conn;
+	atomic_init(&entry->client, -1);
 	pthread_mutex_lock(&mutex);
 	entry->next = *bucket_of(*conn);
 	*bucket_of(*conn) = entry;
@@ -73,6 +92,16 @@ void glue_progress_handler(sqlite3 *conn, int steps, int (*handler)(void *), voi
 	struct entry *entry = *find(conn);
 	if (entry != NULL) {
 		atomic_store_explicit(&entry->abort, handler != NULL, memory_order_relaxed);
+	}
+	pthread_mutex_unlock(&mutex);
+}
+
+void glue_watch_client(sqlite3 *conn, int fd)
+{
+	pthread_mutex_lock(&mutex);
+	struct entry *entry = *find(conn);
+	if (entry != NULL) {
+		atomic_store(&entry->client, fd);
 	}
 	pthread_mutex_unlock(&mutex);
 }

@@ -1,0 +1,54 @@
+/*
+ * Stand in for functions in gateway.c and leader.c's entry, where requests of clients meet what the engine takes on trust.
+ */
+#include <sqlite3.h>
+
+#include "conn.h"
+#include "gateway.h"
+#include "leader.h"
+#include "raft.h"
+#include "stmt.h"
+
+#include "internal.h"
+
+/*
+ * sqlite3_step of EXEC. The engine leaves a statement that yields a row where it stands, with the write lock taken: the
+ * database is wedged, and the next write on the connection is an assertion. Here it runs to its end and the rows are
+ * dropped, so that the write is replicated like any other.
+ */
+int glue_step_to_end(sqlite3_stmt *stmt);
+int glue_step_to_end(sqlite3_stmt *stmt)
+{
+	int rv;
+	do {
+		rv = sqlite3_step(stmt);
+	} while (rv == SQLITE_ROW);
+	return rv;
+}
+
+/* The id of a statement that was finalized while a higher one lives is an empty place in the table, not the end of it. */
+struct stmt *glue_stmt_get(struct stmt__registry *registry, size_t id);
+struct stmt *glue_stmt_get(struct stmt__registry *registry, size_t id)
+{
+	return id < registry->len ? registry->buf[id] : NULL;
+}
+
+/* Without its last member the engine meets an assertion. */
+int glue_raft_remove(struct raft *raft, struct raft_change *change, raft_id id, raft_change_cb cb);
+int glue_raft_remove(struct raft *raft, struct raft_change *change, raft_id id, raft_change_cb cb)
+{
+	return raft->configuration.n > 1 ? raft_remove(raft, change, id, cb) : RAFT_BADID;
+}
+
+/* Every statement passes here, with its connection known: from then on it can be seen that the client has gone. */
+void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb work, exec_done_cb done);
+void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb work, exec_done_cb done)
+{
+	struct gateway *gateway = exec->data;
+	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
+	uv_os_fd_t fd;
+	if (uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0) {
+		glue_watch_client(leader->conn, fd);
+	}
+	leader_exec(leader, exec, work, done);
+}
