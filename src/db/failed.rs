@@ -78,6 +78,18 @@ pub(super) fn ended(statement: &Statement<'_>, broken: Broken) -> Failed {
     Failed::Ended(Error::new(kind, format!("{}; {outcome}", broken.reason)))
 }
 
+/// The caller's time is over, and the statement still runs.
+pub(super) fn overdue(statement: &Statement<'_>, reason: &str) -> Failed {
+    ended(
+        statement,
+        Broken {
+            sent: true,
+            cause: Cause::TimedOut,
+            reason: reason.to_owned(),
+        },
+    )
+}
+
 pub(super) fn refused(statement: &Statement<'_>, code: u64, message: &[u8]) -> Failed {
     let text = String::from_utf8_lossy(message);
     match code {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::client::Conn;
-use crate::db::failed::{Failed, may_change};
+use crate::db::failed::{self, Failed, may_change};
 use crate::db::part::Part;
 use crate::db::session::{Keep, receive_part};
 use crate::db::shared::SharedSession;
@@ -86,7 +86,7 @@ impl ResultRows {
             if stream.intact(&self.session, found)? {
                 return Ok(true);
             }
-            if !stream.advance(&self.session)? {
+            if !stream.advance(&self.session, self.session.deadline())? {
                 return Ok(false);
             }
         }
@@ -99,7 +99,7 @@ impl ResultRows {
         loop {
             let found = stream.part.take_rows(most, take);
             let rows = stream.intact(&self.session, found)?;
-            if rows > 0 || most == 0 || !stream.advance(&self.session)? {
+            if rows > 0 || most == 0 || !stream.advance(&self.session, self.session.deadline())? {
                 return Ok(rows);
             }
         }
@@ -171,7 +171,7 @@ impl Drop for ResultRows {
 
 impl Stream {
     /// Receives the next part; false if there is none.
-    fn advance(&mut self, session: &SharedSession) -> Result<bool> {
+    fn advance(&mut self, session: &SharedSession, deadline: Instant) -> Result<bool> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -227,13 +227,23 @@ impl Stream {
         }
         // Whatever else the connection holds would be lost with it.
         let keep = may_change(&sql.get()) || !session.may_drop();
-        let patience = Instant::now() + limits::DRAIN_TIME;
+        let deadline = session.deadline();
+        let patience = deadline.min(Instant::now() + limits::DRAIN_TIME);
         let mut read = 0;
-        while keep || (read < limits::DRAIN_BYTES && Instant::now() < patience) {
-            if !self.advance(session)? {
+        while (keep && Instant::now() < deadline)
+            || (read < limits::DRAIN_BYTES && Instant::now() < patience)
+        {
+            if !self.advance(session, deadline)? {
                 return Ok(());
             }
             read += self.part.size();
+        }
+        if keep && let Some(conn) = self.conn.take() {
+            let late = failed::overdue(
+                &sql.get(),
+                "the rest of the rows did not come before the deadline",
+            );
+            return Err(self.fail(session, conn, late));
         }
         if let Some(conn) = self.conn.take() {
             session.rows_dropped(conn);

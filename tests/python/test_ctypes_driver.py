@@ -330,3 +330,44 @@ def test_threads_share_a_connection(connection):
     for thread in threads:
         thread.join()
     assert connection.execute("SELECT count(DISTINCT a) FROM t").fetchone() == (300,)
+
+
+def test_failover_in_the_middle(tmp_path):
+    """Three nodes, of which the leader goes away while a session works: what it said was kept is kept, once."""
+    addresses = [support.free_address() for _ in range(3)]
+    nodes = {}
+    starts = []
+    for number, address in enumerate(addresses, 1):
+        def start(number=number, address=address):
+            nodes[address] = db.Node(number, address, str(tmp_path / str(number)), ",".join(addresses))
+        starts.append(threading.Thread(target=start))
+    for thread in starts:
+        thread.start()
+    for thread in starts:
+        thread.join()
+    connection = db.connect(addresses=",".join(addresses), database="a.db", autocommit=True)
+    connection.execute("CREATE TABLE t (a INTEGER)")
+    kept, unknown = [], []
+    insert = connection.cursor()
+    stopper = None
+    deadline = time.monotonic() + 45
+    number = 0
+    while number < 400 and time.monotonic() < deadline:
+        if number == 100:
+            stopper = threading.Thread(target=nodes[connection.leader].close)
+            stopper.start()
+        try:
+            insert.execute("INSERT INTO t VALUES (?)", (number,))
+            kept.append(number)
+        except db.OutcomeUnknownError:
+            unknown.append(number)
+        except (db.RetryError, db.OperationalError):
+            continue  # the same number again: nothing was changed
+        number += 1
+    stopper.join()
+    found = [a for (a,) in connection.execute("SELECT a FROM t ORDER BY a")]
+    assert len(found) == len(set(found)) and set(kept) <= set(found) <= set(kept) | set(unknown)
+    assert len(kept) > 390 and len(unknown) < 5
+    connection.close()
+    for node in nodes.values():
+        node.close()
