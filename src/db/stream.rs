@@ -183,7 +183,7 @@ impl Stream {
             None,
             &sql.get(),
             &mut self.part,
-            session.deadline(),
+            deadline,
         ) {
             Ok(()) if self.part.is_last() => session.rows_ended(conn),
             Ok(()) => self.conn = Some(conn),

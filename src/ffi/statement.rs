@@ -177,13 +177,10 @@ pub unsafe extern "C" fn dqlitepy_statement_bind_blob(
     data: *const c_void,
     size: u64,
 ) -> c_int {
-    // SAFETY: the caller's promise.
     guard(|| {
-        bind(
-            statement,
-            index,
-            Value::Blob(unsafe { args::parameter(data, size, index) }?),
-        )
+        // SAFETY: the caller's promise.
+        let data = unsafe { args::parameter(data, size, index) }?;
+        bind(statement, index, Value::Blob(data))
     })
 }
 
