@@ -59,10 +59,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("UvFsReadCompressedFile", "glue_read_snapshot"),
         ],
     ),
-    (
-        "src/raft/uv_work.c",
-        &[("uv_queue_work", "glue_queue_work")],
-    ),
+    ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
 ];
 
@@ -85,10 +82,7 @@ fn build() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let engine = root.join("vendor/dqlite");
     if !engine.join("include/dqlite.h").is_file() {
-        return Err(
-            "the engine's sources are not in vendor/dqlite: run vendor/fetch (or make) first"
-                .into(),
-        );
+        return Err("the engine's sources are not in vendor/dqlite: run vendor/fetch (or make) first".into());
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=vendor/dqlite");
@@ -133,9 +127,7 @@ fn libuv_include() -> Result<PathBuf> {
                 .and_then(Path::file_name)
                 .is_some_and(|name| name.to_string_lossy().starts_with("libuv-sys2"))
         })
-        .ok_or(
-            "cargo metadata does not name the crate libuv-sys2, whose headers the engine needs",
-        )?;
+        .ok_or("cargo metadata does not name the crate libuv-sys2, whose headers the engine needs")?;
     Ok(Path::new(manifest).with_file_name("libuv").join("include"))
 }
 
@@ -172,16 +164,12 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
 
     for (name, replacements) in REPLACED {
         let file = engine.join(name);
-        let text =
-            fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let mut changed = compiler(includes);
         changed.warnings(false).file(&file);
         for (theirs, ours) in *replacements {
             if !text.contains(&format!("{theirs}(")) {
-                return Err(format!(
-                    "{name} no longer calls {theirs}: vendor/glue does not fit this dqlite"
-                )
-                .into());
+                return Err(format!("{name} no longer calls {theirs}: vendor/glue does not fit this dqlite").into());
             }
             changed.define(theirs, *ours);
         }
@@ -192,9 +180,7 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
 
 fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut cc = compiler(includes);
-    cc.warnings(true)
-        .flag("-Wno-unused-parameter")
-        .include(engine);
+    cc.warnings(true).flag("-Wno-unused-parameter").include(engine);
     for file in sources(glue)? {
         cc.file(file);
     }
@@ -239,19 +225,13 @@ fn write_header(root: &Path) -> Result<()> {
     println!("cargo:rerun-if-changed=src/ffi");
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml"))?;
     // cbindgen follows the `mod` lines from there.
-    let builder = cbindgen::Builder::new()
-        .with_config(config)
-        .with_src(root.join("src/ffi/mod.rs"));
+    let builder = cbindgen::Builder::new().with_config(config).with_src(root.join("src/ffi/mod.rs"));
     let mut generated = Vec::new();
     builder.generate()?.write(&mut generated);
-    let text = without_safety(&String::from_utf8(generated)?)
-        .replace("@VERSION@", &env::var("CARGO_PKG_VERSION")?);
+    let text = without_safety(&String::from_utf8(generated)?).replace("@VERSION@", &env::var("CARGO_PKG_VERSION")?);
     let out = PathBuf::from(env::var("OUT_DIR")?).join("dqlitepy.h");
     fs::write(&out, text)?;
-    println!(
-        "cargo:rustc-env=DQLITEPY_GENERATED_HEADER={}",
-        out.display()
-    );
+    println!("cargo:rustc-env=DQLITEPY_GENERATED_HEADER={}", out.display());
     Ok(())
 }
 

@@ -9,10 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may use, besides the leaves `error` and `limits`.
 const MAY_USE: &[(&str, &[&str])] = &[
-    (
-        "ffi",
-        &["handle", "node", "client", "db", "engine", "net", "render"],
-    ),
+    ("ffi", &["handle", "node", "client", "db", "engine", "net", "render"]),
     ("handle", &["node", "client", "db"]),
     ("node", &["db", "client", "door", "engine", "net", "wire"]),
     ("db", &["client", "render", "wire", "net"]),
@@ -45,11 +42,7 @@ fn sources() -> Vec<(String, String)> {
     files
         .iter()
         .map(|path| {
-            let name = path
-                .strip_prefix(&src)
-                .unwrap()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
             (name, fs::read_to_string(path).unwrap())
         })
         .collect()
@@ -61,16 +54,13 @@ fn without_tests(text: &str) -> &str {
 }
 
 fn is_test(name: &str) -> bool {
-    name.ends_with("tests.rs")
-        || ["wire/vectors.rs", "wire/refusals.rs", "wire/properties.rs"].contains(&name)
+    name.ends_with("tests.rs") || ["wire/vectors.rs", "wire/refusals.rs", "wire/properties.rs"].contains(&name)
 }
 
 #[test]
 fn rooms_use_only_what_stands_to_their_right() {
     for (name, text) in sources() {
-        let Some((room, _)) = name.split_once('/') else {
-            continue;
-        };
+        let Some((room, _)) = name.split_once('/') else { continue };
         if is_test(&name) {
             continue;
         }
@@ -79,12 +69,8 @@ fn rooms_use_only_what_stands_to_their_right() {
             .find(|(known, _)| *known == room)
             .unwrap_or_else(|| panic!("{name}: the room {room} is not in the plan"));
         for piece in without_tests(&text).split("crate::").skip(1) {
-            let used: String = piece
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect();
-            let fine =
-                used == room || LEAVES.contains(&used.as_str()) || allowed.contains(&used.as_str());
+            let used: String = piece.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let fine = used == room || LEAVES.contains(&used.as_str()) || allowed.contains(&used.as_str());
             assert!(fine || used.is_empty(), "src/{name} uses crate::{used}");
         }
     }
@@ -93,58 +79,26 @@ fn rooms_use_only_what_stands_to_their_right() {
 #[test]
 fn unsafe_stays_in_its_rooms() {
     for (name, text) in sources() {
-        let code = text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"));
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         let uses = code.filter(|line| line.contains("unsafe")).count();
-        assert!(
-            uses == 0 || UNSAFE.iter().any(|place| name.starts_with(place)),
-            "src/{name} holds unsafe"
-        );
+        assert!(uses == 0 || UNSAFE.iter().any(|place| name.starts_with(place)), "src/{name} holds unsafe");
     }
 }
 
 #[test]
 fn every_export_stands_behind_the_guard() {
     // They touch nothing that can fail.
-    let harmless = [
-        "dqlitepy_last_error",
-        "dqlitepy_free",
-        "dqlitepy_version_number",
-        "dqlitepy_version_string",
-        "dqlitepy_last_error_code",
-        "dqlitepy_last_sqlite_code",
-    ];
+    let harmless = ["dqlitepy_last_error", "dqlitepy_free", "dqlitepy_version_number", "dqlitepy_version_string",
+        "dqlitepy_last_error_code", "dqlitepy_last_sqlite_code"];
     let mut exports = 0;
     for (name, text) in sources() {
         for item in text.split("#[unsafe(no_mangle)]").skip(1) {
             exports += 1;
-            let function: String = item
-                .split("fn ")
-                .nth(1)
-                .unwrap()
-                .chars()
-                .take_while(|c| *c != '(')
-                .collect();
-            let body = item
-                .split_once("{\n")
-                .unwrap()
-                .1
-                .split("\n}\n")
-                .next()
-                .unwrap();
-            let first = body
-                .lines()
-                .map(str::trim)
-                .find(|line| !line.starts_with("//"))
-                .unwrap();
-            let guarded = ["guard(", "guard_code(", "guard_value(", "configure("]
-                .iter()
-                .any(|guard| first.starts_with(guard));
-            assert!(
-                guarded || harmless.contains(&function.as_str()),
-                "src/{name}: {function} begins with {first}"
-            );
+            let function: String = item.split("fn ").nth(1).unwrap().chars().take_while(|c| *c != '(').collect();
+            let body = item.split_once("{\n").unwrap().1.split("\n}\n").next().unwrap();
+            let first = body.lines().map(str::trim).find(|line| !line.starts_with("//")).unwrap();
+            let guarded = ["guard(", "guard_code(", "guard_value(", "configure("].iter().any(|guard| first.starts_with(guard));
+            assert!(guarded || harmless.contains(&function.as_str()), "src/{name}: {function} begins with {first}");
         }
     }
     assert!(exports >= 25);

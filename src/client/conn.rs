@@ -64,11 +64,7 @@ impl Conn {
     }
 
     /// Sends a request and waits for its response.
-    pub(crate) fn call(
-        &mut self,
-        request: &Request<'_>,
-        deadline: Instant,
-    ) -> Result<Response<'_>, Broken> {
+    pub(crate) fn call(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response<'_>, Broken> {
         self.send(request, deadline)?;
         self.answer(request.name(), deadline)
     }
@@ -90,11 +86,7 @@ impl Conn {
     }
 
     /// Like `call` for QUERY and QUERY_SQL, whose failures have a layout of their own.
-    pub(crate) fn query(
-        &mut self,
-        request: &Request<'_>,
-        deadline: Instant,
-    ) -> Result<Response<'_>, Broken> {
+    pub(crate) fn query(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response<'_>, Broken> {
         self.send(request, deadline)?;
         self.next_part(deadline)
     }
@@ -102,8 +94,7 @@ impl Conn {
     /// The part behind one that ended with "more".
     pub(crate) fn next_part(&mut self, deadline: Instant) -> Result<Response<'_>, Broken> {
         let (header, body) = self.receive(deadline)?;
-        Response::decode_query(header, &self.buffer[body])
-            .map_err(|fault| garbled("a query", &fault))
+        Response::decode_query(header, &self.buffer[body]).map_err(|fault| garbled("a query", &fault))
     }
 
     /// Moves the body of the last message out: a small one is copied, a large one goes with its buffer.
@@ -163,9 +154,7 @@ impl Conn {
             return Err(Broken {
                 sent: true,
                 cause: Cause::Other,
-                reason: format!(
-                    "the node announced a response of {length} bytes, more than this library takes"
-                ),
+                reason: format!("the node announced a response of {length} bytes, more than this library takes"),
             });
         }
         self.fill(HEADER_LEN + length, deadline)?;
@@ -197,19 +186,16 @@ impl Conn {
                 self.buffer.resize(larger, 0);
             }
             let free = &mut self.buffer[self.filled.end..];
-            self.filled.end += self
-                .stream
-                .read_some(free, deadline)
-                .map_err(|error| Broken {
-                    sent: true,
-                    cause: Cause::of(&error),
-                    reason: match Cause::of(&error) {
-                        Cause::TimedOut => "no answer before the deadline".to_owned(),
-                        Cause::Closed => "the node closed the connection".to_owned(),
-                        Cause::Woken => "the call was ended by another thread".to_owned(),
-                        Cause::Other => format!("receiving: {error}"),
-                    },
-                })?;
+            self.filled.end += self.stream.read_some(free, deadline).map_err(|error| Broken {
+                sent: true,
+                cause: Cause::of(&error),
+                reason: match Cause::of(&error) {
+                    Cause::TimedOut => "no answer before the deadline".to_owned(),
+                    Cause::Closed => "the node closed the connection".to_owned(),
+                    Cause::Woken => "the call was ended by another thread".to_owned(),
+                    Cause::Other => format!("receiving: {error}"),
+                },
+            })?;
         }
         Ok(())
     }

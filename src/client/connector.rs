@@ -73,10 +73,7 @@ impl Connector {
             }
             *self.remembered.lock() = None;
             let left = deadline.saturating_duration_since(Instant::now());
-            if reasons
-                .iter()
-                .any(|(_, error)| error.kind() == Kind::Shutdown)
-            {
+            if reasons.iter().any(|(_, error)| error.kind() == Kind::Shutdown) {
                 return Err(no_leader(&reasons));
             }
             if left <= pause {
@@ -88,21 +85,14 @@ impl Connector {
         }
     }
 
-    fn round(
-        &self,
-        deadline: Instant,
-        reasons: &mut Vec<(String, Error)>,
-    ) -> Option<(Conn, String)> {
+    fn round(&self, deadline: Instant, reasons: &mut Vec<(String, Error)>) -> Option<(Conn, String)> {
         for address in self.candidates() {
             let deadline = deadline.min(Instant::now() + limits::PROBE);
             match self.ask(&address, deadline) {
                 Ok(Answer::Leads(conn)) => return Some((conn, address)),
                 Ok(Answer::Follows(leader)) => match self.ask(&leader, deadline) {
                     Ok(Answer::Leads(conn)) => return Some((conn, leader)),
-                    Ok(_) => reasons.push((
-                        address,
-                        Error::internal(format!("says {leader} leads, which denies it")),
-                    )),
+                    Ok(_) => reasons.push((address, Error::internal(format!("says {leader} leads, which denies it")))),
                     Err(error) => reasons.push((address, error.at(format!("says {leader} leads")))),
                 },
                 Ok(Answer::Unknown) => reasons.push((address, Error::internal("knows no leader"))),
@@ -116,12 +106,7 @@ impl Connector {
     fn candidates(&self) -> Vec<String> {
         let mut all: Vec<String> = self.remembered.lock().iter().cloned().collect();
         all.extend(self.local.iter().map(|local| local.address().to_owned()));
-        all.extend(
-            self.local
-                .iter()
-                .flat_map(|local| local.peers())
-                .map(|peer| peer.to_string()),
-        );
+        all.extend(self.local.iter().flat_map(|local| local.peers()).map(|peer| peer.to_string()));
         all.extend(self.addresses.iter().map(ToString::to_string));
         let mut seen = Vec::new();
         all.retain(|address| {
@@ -134,9 +119,7 @@ impl Connector {
 
     fn ask(&self, address: &str, deadline: Instant) -> Result<Answer> {
         let mut conn = self.dial(address, deadline)?;
-        let answer = conn
-            .call(&Request::Leader, deadline)
-            .map_err(|broken| broken.into_error())?;
+        let answer = conn.call(&Request::Leader, deadline).map_err(|broken| broken.into_error())?;
         let (id, leader) = match answer {
             Response::Node { id, address } => (id, text(address)?),
             other => return Err(unexpected("LEADER", &other)),
@@ -174,8 +157,7 @@ impl Broken {
 
 /// The engine's texts are ASCII; anything else comes from a stranger.
 pub(crate) fn text(bytes: &[u8]) -> Result<String> {
-    String::from_utf8(bytes.to_vec())
-        .map_err(|_| Error::internal("the node sent a text that is not UTF-8"))
+    String::from_utf8(bytes.to_vec()).map_err(|_| Error::internal("the node sent a text that is not UTF-8"))
 }
 
 pub(crate) fn unexpected(request: &str, response: &Response<'_>) -> Error {
@@ -193,19 +175,13 @@ fn no_leader(reasons: &[(String, Error)]) -> Error {
         .iter()
         .map(|(address, error)| format!("{address}: {}", error.message()))
         .collect();
-    let kind = if reasons
-        .iter()
-        .any(|(_, error)| error.kind() == Kind::Shutdown)
-    {
+    let kind = if reasons.iter().any(|(_, error)| error.kind() == Kind::Shutdown) {
         Kind::Shutdown
     } else {
         Kind::NoLeader
     };
     Error::new(
         kind,
-        format!(
-            "no leader found before the deadline; tried {}",
-            tried.join("; ")
-        ),
+        format!("no leader found before the deadline; tried {}", tried.join("; ")),
     )
 }

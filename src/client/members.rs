@@ -34,10 +34,7 @@ pub(crate) struct Client {
 /// The members as the node at the other end of `conn` knows them; none if it never joined a cluster.
 pub(crate) fn members(conn: &mut Conn, deadline: Instant) -> Result<Vec<Member>> {
     let request = Request::Cluster { format: 1 };
-    match conn
-        .call(&request, deadline)
-        .map_err(|broken| broken.into_error())?
-    {
+    match conn.call(&request, deadline).map_err(|broken| broken.into_error())? {
         Response::Nodes(list) => list
             .into_iter()
             .map(|member| {
@@ -80,18 +77,13 @@ impl Client {
     /// Makes the node at `address` a voter. The same id and address again is success.
     pub(crate) fn add(&self, id: u64, address: &Address) -> Result<()> {
         if id == 0 {
-            return Err(Error::invalid(format!(
-                "cannot add a node with id 0 at {address}: 0 is no node id"
-            )));
+            return Err(Error::invalid(format!("cannot add a node with id 0 at {address}: 0 is no node id")));
         }
         let deadline = self.deadline();
         let address = address.to_string();
         let (mut leader, _) = self.connector.leader(deadline)?;
         let present = members(&mut leader, deadline)?;
-        if let Some(member) = present
-            .iter()
-            .find(|member| member.id == id || member.address == address)
-        {
+        if let Some(member) = present.iter().find(|member| member.id == id || member.address == address) {
             if member.id != id || member.address != address {
                 return Err(Error::invalid(format!(
                     "cannot add node {id} at {address}: node {} at {} is a member already; remove it first",
@@ -106,10 +98,7 @@ impl Client {
             };
             self.change(&request, "adding", deadline)?;
         }
-        if present
-            .iter()
-            .any(|member| member.id == id && member.role == Role::Voter)
-        {
+        if present.iter().any(|member| member.id == id && member.role == Role::Voter) {
             return Ok(());
         }
         let request = Request::Assign {
@@ -117,31 +106,18 @@ impl Client {
             role: Role::Voter.into(),
         };
         self.change(&request, "promoting", deadline)
-            .map_err(|error| {
-                error.at(format!(
-                    "node {id} at {address} was added as a spare, but did not become a voter"
-                ))
-            })
+            .map_err(|error| error.at(format!("node {id} at {address} was added as a spare, but did not become a voter")))
     }
 
     /// A node that leads a cluster of its own cannot take over another log: the engine would abort the process.
-    fn refuse_member_of_another_cluster(
-        &self,
-        id: u64,
-        address: &str,
-        deadline: Instant,
-    ) -> Result<()> {
+    fn refuse_member_of_another_cluster(&self, id: u64, address: &str, deadline: Instant) -> Result<()> {
         let probe = deadline.min(Instant::now() + limits::PROBE);
-        let mut conn = self.connector.dial(address, probe).map_err(|error| {
-            error.at(format!(
-                "cannot add node {id}: start it first; nothing was changed"
-            ))
-        })?;
-        let its_members = members(&mut conn, probe).map_err(|error| {
-            error.at(format!(
-                "cannot add node {id}: {address} does not answer like a dqlite node"
-            ))
-        })?;
+        let mut conn = self
+            .connector
+            .dial(address, probe)
+            .map_err(|error| error.at(format!("cannot add node {id}: start it first; nothing was changed")))?;
+        let its_members = members(&mut conn, probe)
+            .map_err(|error| error.at(format!("cannot add node {id}: {address} does not answer like a dqlite node")))?;
         if its_members.is_empty() {
             return Ok(());
         }
@@ -159,10 +135,7 @@ impl Client {
         if !present.iter().any(|member| member.id == id) {
             return Err(Error::new(
                 Kind::NotFound,
-                format!(
-                    "cannot remove node {id}: no such member; the members are {}",
-                    list(&present)
-                ),
+                format!("cannot remove node {id}: no such member; the members are {}", list(&present)),
             ));
         }
         if present.len() == 1 {
@@ -179,24 +152,17 @@ impl Client {
         loop {
             let (mut leader, address) = self.connector.leader(deadline)?;
             let response = leader.call(request, deadline).map_err(|broken| {
-                let what = format!(
-                    "{doing}: {}; it is not known whether the change was made",
-                    broken.reason
-                );
+                let what = format!("{doing}: {}; it is not known whether the change was made", broken.reason);
                 Error::new(Kind::Unknown, what)
             })?;
             let (code, message) = match response {
                 Response::Empty => return Ok(()),
-                Response::Failure { code, message } => {
-                    (code, String::from_utf8_lossy(message).into_owned())
-                }
+                Response::Failure { code, message } => (code, String::from_utf8_lossy(message).into_owned()),
                 other => return Err(unexpected(request.name(), &other)),
             };
             let said = format!("{doing}: the leader {address} says: {message} (code {code})");
             match code {
-                NOT_LEADER | BUSY if Instant::now() + CHANGE_PAUSE < deadline => {
-                    thread::sleep(CHANGE_PAUSE)
-                }
+                NOT_LEADER | BUSY if Instant::now() + CHANGE_PAUSE < deadline => thread::sleep(CHANGE_PAUSE),
                 NOT_LEADER => return Err(Error::new(Kind::NoLeader, said)),
                 BUSY => return Err(Error::new(Kind::Timeout, said)),
                 LEADERSHIP_LOST => return Err(Error::new(Kind::Unknown, said)),

@@ -42,9 +42,7 @@ pub(super) enum Failed {
 /// Whether it may have changed the database, if it is not known whether it ran.
 pub(super) fn may_change(statement: &Statement<'_>) -> bool {
     match statement.kind {
-        Sql::Insert | Sql::Change | Sql::Commit | Sql::Release(_) | Sql::Pragma | Sql::Other => {
-            true
-        }
+        Sql::Insert | Sql::Change | Sql::Commit | Sql::Release(_) | Sql::Pragma | Sql::Other => true,
         Sql::Read | Sql::Begin | Sql::Rollback | Sql::Savepoint(_) | Sql::RollbackTo(_) => false,
     }
 }
@@ -68,10 +66,7 @@ pub(super) fn ended(statement: &Statement<'_>, broken: Broken) -> Failed {
     let changes = may_change(statement);
     let (kind, outcome) = match broken.cause {
         Cause::Woken => return Failed::Woken { unknown: changes },
-        _ if changes => (
-            Kind::Unknown,
-            "it is not known whether the statement was applied",
-        ),
+        _ if changes => (Kind::Unknown, "it is not known whether the statement was applied"),
         Cause::TimedOut => (Kind::Timeout, "nothing was changed, a retry is safe"),
         Cause::Closed | Cause::Other => (Kind::Retry, "nothing was changed, a retry is safe"),
     };
@@ -93,9 +88,7 @@ pub(super) fn overdue(statement: &Statement<'_>, reason: &str) -> Failed {
 pub(super) fn refused(statement: &Statement<'_>, code: u64, message: &[u8]) -> Failed {
     let text = String::from_utf8_lossy(message);
     match code {
-        code::NOT_LEADER | code::OLD_NOT_LEADER | code::NOT_OPEN => {
-            Failed::NotRun(failure(code, &text))
-        }
+        code::NOT_LEADER | code::OLD_NOT_LEADER | code::NOT_OPEN => Failed::NotRun(failure(code, &text)),
         code::LEADERSHIP_LOST | code::OLD_LEADERSHIP_LOST => undecided(statement, &text),
         code::IO_ERROR if message == NO_REASON => undecided(statement, &text),
         code::ERROR if message == MISREPORTED => Failed::Misreported,

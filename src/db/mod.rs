@@ -31,8 +31,8 @@ pub(crate) use crate::db::session::Changes;
 pub(crate) use crate::db::shared::{Mode, SharedSession};
 pub(crate) use crate::db::stream::ResultRows;
 pub(crate) use crate::db::value::check_size;
-pub(crate) use crate::db::wake::WakeSlot;
 pub(crate) use crate::wire::Value;
+pub(crate) use crate::db::wake::WakeSlot;
 
 /// What SQLite says when a text that has to be one statement holds more.
 const SQLITE_ERROR: i32 = 1;
@@ -106,17 +106,10 @@ impl Database {
         if let Some(mut session) = self.session.try_lock() {
             return self.fetch_on(&mut session, statement, sink, deadline);
         }
-        if statement.spare
-            && !self.private.load(Ordering::Acquire)
-            && !self.tainted.load(Ordering::Acquire)
-        {
+        if statement.spare && !self.private.load(Ordering::Acquire) && !self.tainted.load(Ordering::Acquire) {
             let spare = self.spares.lock().pop();
             let mut spare = spare.unwrap_or_else(|| {
-                Session::new(
-                    Arc::clone(&self.connector),
-                    self.name.clone(),
-                    Arc::clone(&self.wake),
-                )
+                Session::new(Arc::clone(&self.connector), self.name.clone(), Arc::clone(&self.wake))
             });
             let fetched = spare.query(statement, sink, deadline);
             let mut spares = self.spares.lock();
@@ -143,8 +136,7 @@ impl Database {
 
     /// Keeps what other threads have to know of the session without its lock.
     fn note(&self, session: &Session, statement: &Statement<'_>) {
-        self.private
-            .store(session.in_transaction(), Ordering::Release);
+        self.private.store(session.in_transaction(), Ordering::Release);
         if statement.taints_session() {
             self.tainted.store(true, Ordering::Release);
         }
@@ -154,10 +146,7 @@ impl Database {
         let session = self.session.try_lock_until(deadline).ok_or_else(|| {
             Error::new(
                 Kind::Timeout,
-                format!(
-                    "other threads kept the database {:?} of this handle busy until the deadline",
-                    self.name
-                ),
+                format!("other threads kept the database {:?} of this handle busy until the deadline", self.name),
             )
         })?;
         self.wake.check()?;
@@ -178,9 +167,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::invalid(format!(
-        "db_name {name:?} {reason}; use a plain name such as app.db"
-    )))
+    Err(Error::invalid(format!("db_name {name:?} {reason}; use a plain name such as app.db")))
 }
 
 fn garbled(part: std::result::Result<(), crate::wire::Malformed>) -> Result<()> {

@@ -79,9 +79,7 @@ impl Part {
 
     /// The values of the row that was read last.
     pub(crate) fn value(&self, column: usize) -> Option<Value<'_>> {
-        self.row
-            .get(column)
-            .map(|cell| cell.value(self.body.as_slice()))
+        self.row.get(column).map(|cell| cell.value(self.body.as_slice()))
     }
 
     /// Bytes of the body.
@@ -167,10 +165,7 @@ impl Cell {
     }
 
     fn value<'a>(&self, body: &'a [u8]) -> Value<'a> {
-        let bytes = |place: &Place| {
-            body.get(place.start..place.start + place.len)
-                .unwrap_or_default()
-        };
+        let bytes = |place: &Place| body.get(place.start..place.start + place.len).unwrap_or_default();
         match self {
             Self::Null => Value::Null,
             Self::Integer(number) => Value::Integer(*number),

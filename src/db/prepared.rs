@@ -37,27 +37,17 @@ struct Bound {
 }
 
 impl PreparedStatement {
-    pub(super) fn new(
-        session: &Arc<SharedSession>,
-        statement: &Statement<'_>,
-        parameter_count: u64,
-    ) -> Result<Self> {
+    pub(super) fn new(session: &Arc<SharedSession>, statement: &Statement<'_>, parameter_count: u64) -> Result<Self> {
         let count = usize::try_from(parameter_count)
             .ok()
             .filter(|count| *count <= crate::limits::PARAMETERS * 8)
-            .ok_or_else(|| {
-                Error::internal(format!("the server says {parameter_count} parameters"))
-            })?;
+            .ok_or_else(|| Error::internal(format!("the server says {parameter_count} parameters")))?;
         let names = parameters(statement.text);
         session.statement_opened();
         Ok(Self {
             session: Arc::clone(session),
             sql: Arc::new(OwnedStatement::new(statement)),
-            names: if names.len() == count {
-                names
-            } else {
-                Vec::new()
-            },
+            names: if names.len() == count { names } else { Vec::new() },
             parameters: count,
             bound: Mutex::new(Bound {
                 values: vec![Owned::Null; count],
@@ -82,10 +72,7 @@ impl PreparedStatement {
 
     /// The index, from 1 on, of the parameter that is called so in the SQL.
     pub(crate) fn parameter_index(&self, name: &str) -> Result<usize> {
-        let found = self
-            .names
-            .iter()
-            .position(|known| known.as_deref() == Some(name));
+        let found = self.names.iter().position(|known| known.as_deref() == Some(name));
         found.map(|at| at + 1).ok_or_else(|| {
             Error::new(
                 Kind::NotFound,
@@ -110,10 +97,7 @@ impl PreparedStatement {
     }
 
     /// Gives all parameters a value, or none if one cannot have it.
-    pub(crate) fn bind_all<'a>(
-        &self,
-        values: impl ExactSizeIterator<Item = Result<Value<'a>>>,
-    ) -> Result<()> {
+    pub(crate) fn bind_all<'a>(&self, values: impl ExactSizeIterator<Item = Result<Value<'a>>>) -> Result<()> {
         if values.len() != self.parameters {
             return Err(Error::invalid(format!(
                 "the statement has {} parameters, and {} values were given",
@@ -189,9 +173,7 @@ impl PreparedStatement {
                 None => Ok(()),
             };
             control(core, begin)?;
-            let mut sets = batch
-                .iter()
-                .map(|set| set.iter().map(Owned::as_value).collect());
+            let mut sets = batch.iter().map(|set| set.iter().map(Owned::as_value).collect());
             let failure = match core.exec_many(&statement, &mut sets, deadline) {
                 Ok(rows) => match control(core, end) {
                     Ok(()) => return Ok(rows),
@@ -225,9 +207,9 @@ impl PreparedStatement {
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Bound>> {
-        self.bound.try_lock().ok_or_else(|| {
-            Error::misuse("another thread is using this statement: each thread needs its own")
-        })
+        self.bound
+            .try_lock()
+            .ok_or_else(|| Error::misuse("another thread is using this statement: each thread needs its own"))
     }
 }
 
@@ -238,10 +220,7 @@ fn outcome(failure: Error, inside: bool) -> Error {
     }
     Error::new(
         Kind::Retry,
-        format!(
-            "nothing of the batch was kept, a retry is safe ({})",
-            failure.message()
-        ),
+        format!("nothing of the batch was kept, a retry is safe ({})", failure.message()),
     )
 }
 

@@ -126,9 +126,7 @@ impl Session {
         if statement.controls_transaction() {
             return self.exec(statement, deadline);
         }
-        self.run(statement, deadline, |session| {
-            session.exec_prepared(statement, params, deadline)
-        })
+        self.run(statement, deadline, |session| session.exec_prepared(statement, params, deadline))
     }
 
     /// Runs a statement once for each set of parameters, inside a transaction that the caller has opened and takes back
@@ -149,12 +147,7 @@ impl Session {
     }
 
     /// Runs a statement for its rows.
-    pub(crate) fn query(
-        &mut self,
-        statement: &Statement<'_>,
-        sink: Sink<'_>,
-        deadline: Instant,
-    ) -> Result<()> {
+    pub(crate) fn query(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Result<()> {
         self.run(statement, deadline, |session| match statement.kind {
             Sql::Read => session.fetch_direct(statement, sink, deadline),
             _ if statement.rows => session.fetch_prepared(statement, sink, deadline),
@@ -172,14 +165,8 @@ impl Session {
         deadline: Instant,
     ) -> Result<Option<Conn>> {
         *part = Part::empty();
-        self.run(statement, deadline, |session| {
-            session.first_part(statement, params, keep, part, deadline)
-        })?;
-        Ok(if part.is_last() {
-            None
-        } else {
-            self.conn.take()
-        })
+        self.run(statement, deadline, |session| session.first_part(statement, params, keep, part, deadline))?;
+        Ok(if part.is_last() { None } else { self.conn.take() })
     }
 
     /// Takes back a connection that was lent out: its rows ended, or failed.
@@ -188,12 +175,7 @@ impl Session {
     }
 
     /// The rows of a statement failed after the first part.
-    pub(super) fn rows_failed(
-        &mut self,
-        statement: &Statement<'_>,
-        failed: Failed,
-        deadline: Instant,
-    ) -> Error {
+    pub(super) fn rows_failed(&mut self, statement: &Statement<'_>, failed: Failed, deadline: Instant) -> Error {
         let failed = match failed {
             // Its first step was done.
             Failed::NotRun(error) => failed::undecided(statement, error.message()),
@@ -208,9 +190,7 @@ impl Session {
             return Ok(0);
         }
         // To prepare is to read: it changes nothing, whatever the statement is.
-        self.run(&statement.as_read(), deadline, |session| {
-            Ok(session.prepared(statement, deadline)?.parameters)
-        })
+        self.run(&statement.as_read(), deadline, |session| Ok(session.prepared(statement, deadline)?.parameters))
     }
 
     /// The frame around every statement: connection, retry, transaction.
@@ -227,9 +207,7 @@ impl Session {
             }
             return Err(Error::new(
                 Kind::TransactionLost,
-                format!(
-                    "the transaction is gone ({reason}); nothing of it was kept. Call ROLLBACK, then begin again"
-                ),
+                format!("the transaction is gone ({reason}); nothing of it was kept. Call ROLLBACK, then begin again"),
             ));
         }
         let mut patience = Patience::new(self.busy, deadline);
@@ -250,9 +228,7 @@ impl Session {
                     self.disconnect();
                     (Instant::now() + RETRY_PAUSE < deadline).then_some(RETRY_PAUSE)
                 }
-                Failed::Refused(error) if error.sqlite_code() == code::BUSY as i32 => {
-                    patience.next()
-                }
+                Failed::Refused(error) if error.sqlite_code() == code::BUSY as i32 => patience.next(),
                 _ => None,
             };
             match pause {
@@ -269,9 +245,7 @@ impl Session {
                 self.check_transaction(&error, deadline);
                 return error;
             }
-            Failed::Misreported => {
-                return Error::sql(1, String::from_utf8_lossy(failed::MISREPORTED));
-            }
+            Failed::Misreported => return Error::sql(1, String::from_utf8_lossy(failed::MISREPORTED)),
             Failed::NotRun(error) => {
                 self.disconnect();
                 if self.transaction.is_open() {
@@ -300,14 +274,9 @@ impl Session {
             "nothing was changed"
         };
         let (kind, why) = match self.wake.check() {
-            Err(why) if why.kind() == Kind::Interrupted && unknown => {
-                (Kind::Unknown, why.message().to_owned())
-            }
+            Err(why) if why.kind() == Kind::Interrupted && unknown => (Kind::Unknown, why.message().to_owned()),
             Err(why) => (why.kind(), why.message().to_owned()),
-            Ok(()) => (
-                Kind::Shutdown,
-                "the call was ended by another thread".to_owned(),
-            ),
+            Ok(()) => (Kind::Shutdown, "the call was ended by another thread".to_owned()),
         };
         Error::new(kind, format!("{why}; {outcome}"))
     }
@@ -365,9 +334,8 @@ impl Session {
         }
         loop {
             self.wake.check()?;
-            let (mut conn, address) = self
-                .connector
-                .leader_unless(deadline, &mut |pause| self.wake.pause(pause))?;
+            let (mut conn, address) =
+                self.connector.leader_unless(deadline, &mut |pause| self.wake.pause(pause))?;
             self.wake.watch(conn.waker())?;
             let request = Request::Open {
                 name: self.database.as_bytes(),
@@ -384,25 +352,15 @@ impl Session {
                     self.tainted = false;
                     return Ok(());
                 }
-                Response::Failure {
-                    code: code::NOT_LEADER,
-                    ..
-                } if Instant::now() + RETRY_PAUSE < deadline => {
+                Response::Failure { code: code::NOT_LEADER, .. } if Instant::now() + RETRY_PAUSE < deadline => {
                     self.wake.pause(RETRY_PAUSE)?;
                 }
                 Response::Failure { code, message } => {
                     let message = String::from_utf8_lossy(message);
-                    return Err(failure(code, &message).at(format!(
-                        "opening the database {:?} at {address}",
-                        self.database
-                    )));
+                    return Err(failure(code, &message)
+                        .at(format!("opening the database {:?} at {address}", self.database)));
                 }
-                other => {
-                    return Err(Error::internal(format!(
-                        "OPEN was answered with {}",
-                        other.name()
-                    )));
-                }
+                other => return Err(Error::internal(format!("OPEN was answered with {}", other.name()))),
             }
         }
     }
@@ -413,10 +371,7 @@ impl Session {
             sql: statement.text.as_bytes(),
             params: Params::NONE,
         };
-        let response = self
-            .conn()?
-            .call(&request, deadline)
-            .map_err(|broken| ended(statement, broken))?;
+        let response = self.conn()?.call(&request, deadline).map_err(|broken| ended(statement, broken))?;
         changes(&response, statement, "EXEC_SQL")
     }
 
@@ -429,29 +384,15 @@ impl Session {
         let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
         if statement.rows {
             let request = Request::Query { db, stmt, params };
-            fetch(
-                self.conn()?,
-                &request,
-                statement,
-                &mut |rows| drain(rows),
-                deadline,
-            )?;
+            fetch(self.conn()?, &request, statement, &mut |rows| drain(rows), deadline)?;
             return self.changes_of(statement, deadline);
         }
         let request = Request::Exec { db, stmt, params };
-        let response = self
-            .conn()?
-            .call(&request, deadline)
-            .map_err(|broken| ended(statement, broken))?;
+        let response = self.conn()?.call(&request, deadline).map_err(|broken| ended(statement, broken))?;
         changes(&response, statement, "EXEC")
     }
 
-    fn one_by_one(
-        &mut self,
-        statement: &Statement<'_>,
-        sets: Sets<'_, '_>,
-        deadline: Instant,
-    ) -> Attempt<i64> {
+    fn one_by_one(&mut self, statement: &Statement<'_>, sets: Sets<'_, '_>, deadline: Instant) -> Attempt<i64> {
         let mut total = 0_i64;
         for set in sets {
             let changes = self.exec_prepared(statement, Params::new(&set), deadline)?;
@@ -461,12 +402,7 @@ impl Session {
     }
 
     /// Sends requests ahead of their answers: inside a transaction the round trip is most of what a statement costs.
-    fn pipeline(
-        &mut self,
-        statement: &Statement<'_>,
-        sets: Sets<'_, '_>,
-        deadline: Instant,
-    ) -> Attempt<i64> {
+    fn pipeline(&mut self, statement: &Statement<'_>, sets: Sets<'_, '_>, deadline: Instant) -> Attempt<i64> {
         let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
         let conn = self.conn()?;
         let mut total = 0_i64;
@@ -482,13 +418,10 @@ impl Session {
             if sent == 0 {
                 return Ok(total);
             }
-            conn.flush("EXEC", deadline)
-                .map_err(|broken| ended(statement, broken))?;
+            conn.flush("EXEC", deadline).map_err(|broken| ended(statement, broken))?;
             // All answers are read, whatever they say, so that the connection can go on.
             for _ in 0..sent {
-                let response = conn
-                    .answer("EXEC", deadline)
-                    .map_err(|broken| ended(statement, broken))?;
+                let response = conn.answer("EXEC", deadline).map_err(|broken| ended(statement, broken))?;
                 match changes(&response, statement, "EXEC") {
                     Ok(changes) => total = total.saturating_add(changes.rows_affected),
                     Err(failure) => failed = failed.or(Some(failure)),
@@ -513,10 +446,7 @@ impl Session {
             return self.exec_prepared(statement, params, deadline).map(|_| ());
         }
         // In one round trip, unless it is prepared already.
-        if keep == Keep::No
-            && statement.kind == Sql::Read
-            && self.cache.get(statement.text).is_none()
-        {
+        if keep == Keep::No && statement.kind == Sql::Read && self.cache.get(statement.text).is_none() {
             let request = Request::QuerySql {
                 db: 0,
                 sql: statement.text.as_bytes(),
@@ -534,12 +464,7 @@ impl Session {
     }
 
     /// A read in one round trip.
-    fn fetch_direct(
-        &mut self,
-        statement: &Statement<'_>,
-        sink: Sink<'_>,
-        deadline: Instant,
-    ) -> Attempt<()> {
+    fn fetch_direct(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Attempt<()> {
         let request = Request::QuerySql {
             db: 0,
             sql: statement.text.as_bytes(),
@@ -553,21 +478,10 @@ impl Session {
     }
 
     /// PREPARE and QUERY: the way that is safe for a write that yields rows, and that reports every failure.
-    fn fetch_prepared(
-        &mut self,
-        statement: &Statement<'_>,
-        sink: Sink<'_>,
-        deadline: Instant,
-    ) -> Attempt<()> {
+    fn fetch_prepared(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Attempt<()> {
         let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
         let params = Params::NONE;
-        fetch(
-            self.conn()?,
-            &Request::Query { db, stmt, params },
-            statement,
-            sink,
-            deadline,
-        )
+        fetch(self.conn()?, &Request::Query { db, stmt, params }, statement, sink, deadline)
     }
 
     /// The statement as this connection knows it; nothing of it has run.
@@ -577,19 +491,13 @@ impl Session {
         }
         while let Some(Prepared { db, id: stmt, .. }) = self.cache.evict() {
             let request = Request::Finalize { db, stmt };
-            self.conn()?
-                .call(&request, deadline)
-                .map_err(|broken| not_run(&broken))?;
+            self.conn()?.call(&request, deadline).map_err(|broken| not_run(&broken))?;
         }
         let request = Request::Prepare {
             db: 0,
             sql: statement.text.as_bytes(),
         };
-        let prepared = match self
-            .conn()?
-            .call(&request, deadline)
-            .map_err(|broken| not_run(&broken))?
-        {
+        let prepared = match self.conn()?.call(&request, deadline).map_err(|broken| not_run(&broken))? {
             Response::Stmt { db, id, params, .. } => Prepared {
                 db,
                 id,
@@ -623,9 +531,7 @@ impl Session {
     }
 
     fn conn(&mut self) -> Attempt<&mut Conn> {
-        self.conn
-            .as_mut()
-            .ok_or_else(|| Failed::NotRun(Error::internal("not connected")))
+        self.conn.as_mut().ok_or_else(|| Failed::NotRun(Error::internal("not connected")))
     }
 }
 
@@ -670,9 +576,7 @@ fn fetch(
     sink: Sink<'_>,
     deadline: Instant,
 ) -> Attempt<()> {
-    let mut response = conn
-        .query(request, deadline)
-        .map_err(|broken| ended(statement, broken))?;
+    let mut response = conn.query(request, deadline).map_err(|broken| ended(statement, broken))?;
     loop {
         match response {
             Response::Rows(mut rows) => {
@@ -684,18 +588,13 @@ fn fetch(
             Response::Failure { code, message } => return Err(refused(statement, code, message)),
             other => return Err(senseless("a query", &other)),
         }
-        response = conn
-            .next_part(deadline)
-            .map_err(|broken| ended(statement, broken))?;
+        response = conn.next_part(deadline).map_err(|broken| ended(statement, broken))?;
     }
 }
 
 /// Reads a part to its end without looking at it.
 fn drain(rows: &mut Rows<'_>) -> Result<()> {
-    while rows
-        .next_row()
-        .map_err(|fault| Error::internal(fault.to_string()))?
-    {}
+    while rows.next_row().map_err(|fault| Error::internal(fault.to_string()))? {}
     Ok(())
 }
 
@@ -719,10 +618,9 @@ fn numbers(statement: &Statement<'_>, last_insert_id: i64, rows_affected: u64) -
 fn take_numbers(rows: &mut Rows<'_>, statement: &Statement<'_>, found: &mut Changes) -> Result<()> {
     let garbled = |fault: crate::wire::Malformed| Error::internal(fault.to_string());
     while rows.next_row().map_err(garbled)? {
-        if let (Value::Integer(id), Value::Integer(count)) = (
-            rows.next_value().map_err(garbled)?,
-            rows.next_value().map_err(garbled)?,
-        ) {
+        if let (Value::Integer(id), Value::Integer(count)) =
+            (rows.next_value().map_err(garbled)?, rows.next_value().map_err(garbled)?)
+        {
             *found = numbers(statement, id, count.unsigned_abs());
         }
     }

@@ -46,12 +46,7 @@ pub(crate) struct SharedSession {
 
 impl SharedSession {
     /// Opens (and creates, where it does not exist) the database on the leader.
-    pub(crate) fn open(
-        name: &str,
-        connector: Arc<Connector>,
-        wake: Arc<WakeSlot>,
-        timeout: Duration,
-    ) -> Result<Self> {
+    pub(crate) fn open(name: &str, connector: Arc<Connector>, wake: Arc<WakeSlot>, timeout: Duration) -> Result<Self> {
         crate::db::check_name(name)?;
         let mut core = Session::new(connector, name.to_owned(), Arc::clone(&wake));
         core.open(Instant::now() + timeout)?;
@@ -72,10 +67,8 @@ impl SharedSession {
     /// Ends the calls under way and the connection; an open transaction is rolled back with it.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.wake.close(Error::new(
-            Kind::Shutdown,
-            "the session was closed during the call",
-        ));
+        self.wake
+            .close(Error::new(Kind::Shutdown, "the session was closed during the call"));
         if let Some(mut core) = self.core.try_lock_for(limits::STOP) {
             core.drop_connection("the session was closed");
         }
@@ -91,11 +84,7 @@ impl SharedSession {
     /// How long each later call may take; zero stands for the default.
     pub(crate) fn set_timeout(&self, timeout: Duration) -> Result<()> {
         self.check_open()?;
-        let timeout = if timeout.is_zero() {
-            limits::NODE_CALL
-        } else {
-            timeout
-        };
+        let timeout = if timeout.is_zero() { limits::NODE_CALL } else { timeout };
         self.timeout_ms.store(millis(timeout), Ordering::Relaxed);
         Ok(())
     }
@@ -143,19 +132,11 @@ impl SharedSession {
                 "a query is one statement, and this text holds more: use prepare with the offset of the rest for scripts",
             ));
         }
-        start(
-            self,
-            Arc::new(OwnedStatement::new(&statement)),
-            &[],
-            Keep::No,
-        )
+        start(self, Arc::new(OwnedStatement::new(&statement)), &[], Keep::No)
     }
 
     /// Prepares the first statement of `sql`; None if it holds none. The number of bytes says where the next one begins.
-    pub(crate) fn prepare(
-        self: &Arc<Self>,
-        sql: &str,
-    ) -> Result<(Option<PreparedStatement>, usize)> {
+    pub(crate) fn prepare(self: &Arc<Self>, sql: &str) -> Result<(Option<PreparedStatement>, usize)> {
         let Some(statement) = statements(sql).next() else {
             self.check_open()?;
             return Ok((None, sql.len()));
@@ -175,10 +156,7 @@ impl SharedSession {
         } else {
             tail
         };
-        Ok((
-            Some(PreparedStatement::new(self, &statement, parameters)?),
-            tail,
-        ))
+        Ok((Some(PreparedStatement::new(self, &statement, parameters)?), tail))
     }
 
     pub(crate) fn begin(&self, mode: Mode) -> Result<()> {
@@ -235,10 +213,7 @@ impl SharedSession {
     }
 
     /// The frame around every call that needs the connection.
-    pub(super) fn call<T>(
-        &self,
-        body: impl FnOnce(&mut Session, Instant) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn call<T>(&self, body: impl FnOnce(&mut Session, Instant) -> Result<T>) -> Result<T> {
         self.check_free()?;
         let deadline = self.deadline();
         let Some(mut core) = self.core.try_lock_until(deadline) else {
@@ -277,12 +252,7 @@ impl SharedSession {
     }
 
     /// The rows that had the connection failed, or nobody wants the rest of them.
-    pub(super) fn rows_failed(
-        &self,
-        conn: Conn,
-        statement: &Statement<'_>,
-        failed: Failed,
-    ) -> Error {
+    pub(super) fn rows_failed(&self, conn: Conn, statement: &Statement<'_>, failed: Failed) -> Error {
         let deadline = self.deadline();
         self.take_back(|core| {
             core.give_back(conn);
@@ -318,8 +288,7 @@ impl SharedSession {
 
     fn leave(&self, core: &mut Session) {
         if self.streaming.load(Ordering::Acquire) {
-            self.in_transaction
-                .store(core.in_transaction(), Ordering::Release);
+            self.in_transaction.store(core.in_transaction(), Ordering::Release);
             return;
         }
         if self.wake.leave() {
@@ -329,8 +298,7 @@ impl SharedSession {
         if self.closed.load(Ordering::Acquire) {
             core.drop_connection("the session was closed");
         }
-        self.in_transaction
-            .store(core.in_transaction(), Ordering::Release);
+        self.in_transaction.store(core.in_transaction(), Ordering::Release);
     }
 
     fn check_open(&self) -> Result<()> {

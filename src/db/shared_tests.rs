@@ -35,9 +35,7 @@ impl Fixture {
     fn remote(&self) -> Arc<SharedSession> {
         let addresses = crate::net::parse_csv(&self.address).unwrap();
         let connector = Arc::new(Connector::new(None, addresses));
-        Arc::new(
-            SharedSession::open("test.db", connector, Arc::default(), limits::NODE_CALL).unwrap(),
-        )
+        Arc::new(SharedSession::open("test.db", connector, Arc::default(), limits::NODE_CALL).unwrap())
     }
 }
 
@@ -48,9 +46,9 @@ impl Drop for Fixture {
     }
 }
 
-const ENDLESS: &str =
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
-const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i, 'row ' || i FROM n";
+const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+const MANY: &str =
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i, 'row ' || i FROM n";
 
 fn integer(rows: &ResultRows) -> i64 {
     assert!(rows.step().unwrap());
@@ -130,9 +128,7 @@ fn a_statement_runs_again_and_again_with_other_values() {
 fn more_statements_than_are_kept_do_their_work() {
     let fixture = Fixture::new("cache");
     let session = fixture.session();
-    let texts: Vec<String> = (0..60)
-        .map(|number| format!("SELECT {number} + ?"))
-        .collect();
+    let texts: Vec<String> = (0..60).map(|number| format!("SELECT {number} + ?")).collect();
     for _ in 0..3 {
         for (number, text) in texts.iter().enumerate() {
             let statement = prepare(&session, text);
@@ -174,30 +170,17 @@ fn mistakes_with_parameters_are_named() {
     let statement = prepare(&session, "SELECT ?, ?3, @b, ?");
     assert_eq!(statement.parameter_count(), 5);
     for index in [0, 6, -1, i64::MAX, i64::MIN] {
-        assert_eq!(
-            statement.bind(index, Value::Null).unwrap_err().kind(),
-            Kind::Invalid
-        );
+        assert_eq!(statement.bind(index, Value::Null).unwrap_err().kind(), Kind::Invalid);
     }
     let error = statement.bind(2, Value::Text(b"a\0b")).unwrap_err();
     assert!(error.message().contains("parameter 2"), "{error}");
-    let values = |count| {
-        (0..count)
-            .map(|number| Ok(Value::Integer(number)))
-            .collect::<Vec<_>>()
-    };
+    let values = |count| (0..count).map(|number| Ok(Value::Integer(number))).collect::<Vec<_>>();
     assert_eq!(
-        statement
-            .bind_all(values(4).into_iter())
-            .unwrap_err()
-            .kind(),
+        statement.bind_all(values(4).into_iter()).unwrap_err().kind(),
         Kind::Invalid
     );
     statement.bind_all(values(5).into_iter()).unwrap();
-    assert_eq!(
-        statement.parameter_index(":none").unwrap_err().kind(),
-        Kind::NotFound
-    );
+    assert_eq!(statement.parameter_index(":none").unwrap_err().kind(), Kind::NotFound);
     assert_eq!(statement.parameter_index("@b").unwrap(), 4);
     let rows = statement.query().unwrap();
     assert_eq!(
@@ -235,10 +218,7 @@ fn many_parameters() {
         let statement = if count <= 100 {
             prepare(&session, &sql)
         } else {
-            prepare(
-                &session,
-                &format!("SELECT sum(column1) FROM (VALUES {marks})"),
-            )
+            prepare(&session, &format!("SELECT sum(column1) FROM (VALUES {marks})"))
         };
         statement
             .bind_all(
@@ -249,10 +229,7 @@ fn many_parameters() {
             )
             .unwrap();
         let count = count as i64;
-        assert_eq!(
-            integer(&statement.query().unwrap()),
-            count * (count - 1) / 2
-        );
+        assert_eq!(integer(&statement.query().unwrap()), count * (count - 1) / 2);
     }
 }
 
@@ -263,10 +240,7 @@ fn rows_stream_and_keep_their_session_until_they_end() {
         let other = fixture.session();
         let rows = session.query(MANY).unwrap();
         assert_eq!(session.exec("SELECT 1").unwrap_err().kind(), Kind::Misuse);
-        assert_eq!(
-            session.query("SELECT 1").err().unwrap().kind(),
-            Kind::Misuse
-        );
+        assert_eq!(session.query("SELECT 1").err().unwrap().kind(), Kind::Misuse);
         assert_eq!(one(&other, "SELECT 5"), 5);
         for number in 1..=20_000 {
             assert_eq!(integer(&rows), number);
@@ -372,10 +346,7 @@ fn an_interrupt_ends_the_call_and_not_the_session() {
     };
     assert_eq!(interrupted(ENDLESS), Kind::Interrupted);
     assert_eq!(one(&session, "SELECT 1"), 1);
-    assert_eq!(
-        interrupted(&format!("INSERT INTO t {ENDLESS}")),
-        Kind::Unknown
-    );
+    assert_eq!(interrupted(&format!("INSERT INTO t {ENDLESS}")), Kind::Unknown);
     assert_eq!(one(&session, "SELECT count(*) FROM t"), 0);
     session.begin(Mode::Deferred).unwrap();
     session.exec("INSERT INTO t VALUES (1)").unwrap();
@@ -469,9 +440,7 @@ fn a_batch_is_kept_whole_or_not_at_all() {
         let fill = |ids: std::ops::Range<i64>| {
             for id in ids {
                 insert.bind(1, Value::Integer(id)).unwrap();
-                insert
-                    .bind(2, Value::Text(&vec![b'x'; (id % 3000) as usize]))
-                    .unwrap();
+                insert.bind(2, Value::Text(&vec![b'x'; (id % 3000) as usize])).unwrap();
                 insert.add_batch().unwrap();
             }
         };

@@ -44,9 +44,7 @@ pub(super) fn start(
     keep: Keep,
 ) -> Result<ResultRows> {
     let mut part = Part::empty();
-    let conn = session.lend(|core, deadline| {
-        core.start(&sql.get(), Params::new(values), keep, &mut part, deadline)
-    })?;
+    let conn = session.lend(|core, deadline| core.start(&sql.get(), Params::new(values), keep, &mut part, deadline))?;
     Ok(ResultRows {
         session: Arc::clone(session),
         stream: Mutex::new(Stream {
@@ -113,14 +111,11 @@ impl ResultRows {
     /// The place of column `index`, from 0 on.
     pub(crate) fn column(part: &Part, index: i64) -> Result<usize> {
         let columns = part.names().len();
-        usize::try_from(index)
-            .ok()
-            .filter(|at| *at < columns)
-            .ok_or_else(|| {
-                Error::invalid(format!(
-                    "the rows have no column {index}: they have {columns}, and the first one is 0"
-                ))
-            })
+        usize::try_from(index).ok().filter(|at| *at < columns).ok_or_else(|| {
+            Error::invalid(format!(
+                "the rows have no column {index}: they have {columns}, and the first one is 0"
+            ))
+        })
     }
 
     /// The name of a column as C has it; stays as long as the rows.
@@ -135,9 +130,7 @@ impl ResultRows {
     pub(crate) fn value(part: &Part, index: i64) -> Result<Value<'_>> {
         let at = Self::column(part, index)?;
         part.value(at).ok_or_else(|| {
-            Error::misuse(
-                "there is no row: call dqlitepy_rows_step first, until it says that it is done",
-            )
+            Error::misuse("there is no row: call dqlitepy_rows_step first, until it says that it is done")
         })
     }
 
@@ -156,9 +149,9 @@ impl ResultRows {
         if self.closing.load(Ordering::Acquire) {
             return Err(Error::misuse("the rows are closed"));
         }
-        self.stream.try_lock().ok_or_else(|| {
-            Error::misuse("another thread is reading these rows: they have one reader at a time")
-        })
+        self.stream
+            .try_lock()
+            .ok_or_else(|| Error::misuse("another thread is reading these rows: they have one reader at a time"))
     }
 }
 
@@ -178,13 +171,7 @@ impl Stream {
         let (Some(mut conn), Some(sql)) = (self.conn.take(), &self.sql) else {
             return Ok(false);
         };
-        match receive_part(
-            &mut conn,
-            None,
-            &sql.get(),
-            &mut self.part,
-            deadline,
-        ) {
+        match receive_part(&mut conn, None, &sql.get(), &mut self.part, deadline) {
             Ok(()) if self.part.is_last() => session.rows_ended(conn),
             Ok(()) => self.conn = Some(conn),
             Err(failed) => return Err(self.fail(session, conn, failed)),
@@ -193,11 +180,7 @@ impl Stream {
     }
 
     /// Rows that cannot be read end everything: the connection may be out of step.
-    fn intact<T>(
-        &mut self,
-        session: &SharedSession,
-        read: std::result::Result<T, Malformed>,
-    ) -> Result<T> {
+    fn intact<T>(&mut self, session: &SharedSession, read: std::result::Result<T, Malformed>) -> Result<T> {
         read.map_err(|fault| {
             let error = Error::internal(format!("the rows make no sense: {fault}"));
             self.part = Part::empty();
@@ -230,19 +213,14 @@ impl Stream {
         let deadline = session.deadline();
         let patience = deadline.min(Instant::now() + limits::DRAIN_TIME);
         let mut read = 0;
-        while (keep && Instant::now() < deadline)
-            || (read < limits::DRAIN_BYTES && Instant::now() < patience)
-        {
+        while (keep && Instant::now() < deadline) || (read < limits::DRAIN_BYTES && Instant::now() < patience) {
             if !self.advance(session, deadline)? {
                 return Ok(());
             }
             read += self.part.size();
         }
         if keep && let Some(conn) = self.conn.take() {
-            let late = failed::overdue(
-                &sql.get(),
-                "the rest of the rows did not come before the deadline",
-            );
+            let late = failed::overdue(&sql.get(), "the rest of the rows did not come before the deadline");
             return Err(self.fail(session, conn, late));
         }
         if let Some(conn) = self.conn.take() {

@@ -7,10 +7,7 @@ pub(crate) enum Transaction {
     /// Each statement commits by itself.
     None,
     /// Opened by BEGIN (`explicit`) or by the outermost savepoint.
-    Open {
-        explicit: bool,
-        savepoints: Vec<String>,
-    },
+    Open { explicit: bool, savepoints: Vec<String> },
     /// The connection died inside a transaction: what was done so far is undone, and what would follow must not be
     /// committed alone. Ends with ROLLBACK.
     Lost { reason: String },
@@ -38,8 +35,7 @@ impl Transaction {
                 if let Some(at) = savepoints.iter().rposition(|known| *known == key) {
                     savepoints.truncate(at);
                 }
-                if matches!(self, Self::Open { explicit: false, savepoints } if savepoints.is_empty())
-                {
+                if matches!(self, Self::Open { explicit: false, savepoints } if savepoints.is_empty()) {
                     *self = Self::None;
                 }
             }
@@ -108,10 +104,7 @@ mod tests {
     fn the_outermost_savepoint_is_a_transaction() {
         assert!(after("SAVEPOINT a").is_open());
         assert!(after("SAVEPOINT a; SAVEPOINT b; RELEASE b").is_open());
-        assert_eq!(
-            after("SAVEPOINT a; SAVEPOINT b; RELEASE \"A\""),
-            Transaction::None
-        );
+        assert_eq!(after("SAVEPOINT a; SAVEPOINT b; RELEASE \"A\""), Transaction::None);
         assert!(after("SAVEPOINT a; ROLLBACK TO a").is_open());
         assert!(after("BEGIN; SAVEPOINT a; RELEASE a").is_open());
         assert!(after("SAVEPOINT a; SAVEPOINT a; RELEASE a").is_open());
@@ -121,12 +114,7 @@ mod tests {
     fn only_an_open_transaction_can_be_lost() {
         let mut transaction = after("BEGIN");
         transaction.lose("gone");
-        assert_eq!(
-            transaction,
-            Transaction::Lost {
-                reason: "gone".to_owned()
-            }
-        );
+        assert_eq!(transaction, Transaction::Lost { reason: "gone".to_owned() });
         let mut none = Transaction::None;
         none.lose("gone");
         assert_eq!(none, Transaction::None);

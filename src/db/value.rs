@@ -124,10 +124,7 @@ mod tests {
             error.message().contains("parameter 3") && error.message().contains("CAST(? AS TEXT)"),
             "{error}"
         );
-        assert_eq!(
-            check_size(1_000_000_001, 2).unwrap_err().sqlite_code(),
-            TOO_BIG
-        );
+        assert_eq!(check_size(1_000_000_001, 2).unwrap_err().sqlite_code(), TOO_BIG);
         assert!(check_size(1_000_000_000, 2).is_ok());
         assert!(Owned::time(i64::MAX, 0, 1).is_err());
         assert!(Owned::time(0, 1_000_000_000, 1).is_err());
@@ -140,10 +137,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(text(0, 0), "1970-01-01 00:00:00+00:00");
-        assert_eq!(
-            text(1_704_164_645, 500_000_000),
-            "2024-01-02 03:04:05.5+00:00"
-        );
+        assert_eq!(text(1_704_164_645, 500_000_000), "2024-01-02 03:04:05.5+00:00");
         assert_eq!(text(-1, 1), "1969-12-31 23:59:59.000000001+00:00");
     }
 }

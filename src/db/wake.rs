@@ -107,10 +107,7 @@ impl State {
     fn check(&self) -> Result<()> {
         match &self.closed {
             Some(why) => Err(why.clone()),
-            None if self.interrupted => Err(Error::new(
-                Kind::Interrupted,
-                "the call was interrupted by another thread",
-            )),
+            None if self.interrupted => Err(Error::new(Kind::Interrupted, "the call was interrupted by another thread")),
             None => Ok(()),
         }
     }
@@ -149,10 +146,7 @@ mod tests {
         let sleeper = std::thread::spawn(move || sleeping.pause(Duration::from_secs(20)));
         let began = Instant::now();
         slot.interrupt();
-        assert_eq!(
-            sleeper.join().unwrap().unwrap_err().kind(),
-            Kind::Interrupted
-        );
+        assert_eq!(sleeper.join().unwrap().unwrap_err().kind(), Kind::Interrupted);
         assert!(began.elapsed() < Duration::from_secs(10));
         assert!(slot.leave());
         slot.enter();

@@ -124,8 +124,7 @@ impl Engine {
         let mut reason = [0 as c_char; sys::GLUE_ERRMSG_SIZE as usize];
         // SAFETY: all pointers live through the call; the strings are copied by it; `callbacks` is boxed, so its address
         // stays, and it is freed only after stop or never (see `forget_if_lost`).
-        let code =
-            unsafe { sys::glue_node_start(&raw, &mut node, reason.as_mut_ptr(), reason.len()) };
+        let code = unsafe { sys::glue_node_start(&raw, &mut node, reason.as_mut_ptr(), reason.len()) };
         match NonNull::new(node) {
             Some(node) if code == 0 => {
                 // SAFETY: a started node has a bind address, a string that lives until stop.
@@ -140,9 +139,7 @@ impl Engine {
             _ => {
                 let refusal = callbacks.refusal.lock().take();
                 // SAFETY: the glue terminates the buffer.
-                let reason = unsafe { CStr::from_ptr(reason.as_ptr()) }
-                    .to_string_lossy()
-                    .into_owned();
+                let reason = unsafe { CStr::from_ptr(reason.as_ptr()) }.to_string_lossy().into_owned();
                 forget_if_lost(callbacks);
                 Err(refusal.unwrap_or_else(|| Error::internal(reason)))
             }
@@ -165,9 +162,7 @@ impl Engine {
         let code = unsafe { sys::glue_node_inspect(raw.as_ptr(), millis, &mut status) };
         if code != 0 {
             let reason = std::io::Error::from_raw_os_error(code);
-            return Err(Error::internal(format!(
-                "the engine does not say how raft stands: {reason}"
-            )));
+            return Err(Error::internal(format!("the engine does not say how raft stands: {reason}")));
         }
         Ok(Status {
             leads: status.leads,
@@ -191,17 +186,13 @@ impl Engine {
     pub(crate) fn lock_fd(&self) -> c_int {
         let node = self.node.read();
         // SAFETY: the lock keeps the node from being stopped.
-        node.map_or(-1, |Raw(raw)| unsafe {
-            sys::glue_node_lock_fd(raw.as_ptr())
-        })
+        node.map_or(-1, |Raw(raw)| unsafe { sys::glue_node_lock_fd(raw.as_ptr()) })
     }
 
     /// Blocks until the engine has stopped, which takes as long as what it is doing on the disk. A second call finds
     /// nothing to do.
     pub(crate) fn stop(&self) -> Result<()> {
-        let (Some(Raw(raw)), Some(callbacks)) =
-            (self.node.write().take(), self.callbacks.lock().take())
-        else {
+        let (Some(Raw(raw)), Some(callbacks)) = (self.node.write().take(), self.callbacks.lock().take()) else {
             return Ok(());
         };
         // SAFETY: the node was started, and taking it out of the lock made this its last call.
@@ -211,9 +202,7 @@ impl Engine {
         if code == 0 || lost {
             return Ok(());
         }
-        Err(Error::internal(format!(
-            "the engine reported code {code} when it stopped"
-        )))
+        Err(Error::internal(format!("the engine reported code {code} when it stopped")))
     }
 }
 
@@ -247,8 +236,7 @@ pub(crate) fn version() -> &'static CStr {
     static TEXT: Lazy<CString> = Lazy::new(|| {
         let (major, minor, release) = VERSION;
         let sqlite = libsqlite3_sys::SQLITE_VERSION.to_string_lossy();
-        CString::new(format!("dqlite {major}.{minor}.{release}, SQLite {sqlite}"))
-            .unwrap_or_default()
+        CString::new(format!("dqlite {major}.{minor}.{release}, SQLite {sqlite}")).unwrap_or_default()
     });
     &TEXT
 }
@@ -265,20 +253,11 @@ unsafe fn callbacks<'a>(data: *mut c_void) -> &'a Callbacks {
     unsafe { &*data.cast::<Callbacks>() }
 }
 
-unsafe extern "C" fn prepare(
-    data: *mut c_void,
-    reason: *mut c_char,
-    size: usize,
-) -> sys::glue_decision {
+unsafe extern "C" fn prepare(data: *mut c_void, reason: *mut c_char, size: usize) -> sys::glue_decision {
     // SAFETY: see `callbacks`.
     let callbacks = unsafe { callbacks(data) };
-    let decided =
-        catch_unwind(AssertUnwindSafe(|| callbacks.owner.prepare())).unwrap_or_else(|_| {
-            Err(Error::new(
-                Kind::Internal,
-                "preparing the data directory panicked",
-            ))
-        });
+    let decided = catch_unwind(AssertUnwindSafe(|| callbacks.owner.prepare()))
+        .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "preparing the data directory panicked")));
     match decided {
         Ok(Start::AsIs) => sys::GLUE_START,
         Ok(Start::Bootstrap) => sys::GLUE_BOOTSTRAP,
@@ -294,10 +273,7 @@ unsafe extern "C" fn connect(data: *mut c_void, address: *const c_char, fd: *mut
     // SAFETY: see `callbacks`; the glue passes a string and a place for the descriptor.
     let (callbacks, address) = unsafe { (callbacks(data), CStr::from_ptr(address)) };
     let connected = catch_unwind(AssertUnwindSafe(|| {
-        address
-            .to_str()
-            .ok()
-            .and_then(|address| callbacks.owner.connect(address).ok())
+        address.to_str().ok().and_then(|address| callbacks.owner.connect(address).ok())
     }));
     match connected {
         Ok(Some(socket)) => {
@@ -313,17 +289,11 @@ unsafe extern "C" fn lost(data: *mut c_void, reason: *const c_char) {
     // SAFETY: see `callbacks`; the glue passes a string.
     let (callbacks, reason) = unsafe { (callbacks(data), CStr::from_ptr(reason)) };
     callbacks.lost.store(true, Ordering::Release);
-    let _ = catch_unwind(AssertUnwindSafe(|| {
-        callbacks.owner.lost(&reason.to_string_lossy())
-    }));
+    let _ = catch_unwind(AssertUnwindSafe(|| callbacks.owner.lost(&reason.to_string_lossy())));
 }
 
 fn write_text(text: &str, to: *mut c_char, size: usize) {
-    let bytes: Vec<u8> = text
-        .bytes()
-        .filter(|byte| *byte != 0)
-        .take(size.saturating_sub(1))
-        .collect();
+    let bytes: Vec<u8> = text.bytes().filter(|byte| *byte != 0).take(size.saturating_sub(1)).collect();
     if size > 0 {
         // SAFETY: the glue passes a buffer of `size` bytes; at most `size - 1` and the terminator are written.
         unsafe {

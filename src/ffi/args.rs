@@ -17,10 +17,7 @@ pub(super) unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a 
     // SAFETY: not NULL, and otherwise the caller's promise.
     let bytes = unsafe { CStr::from_ptr(pointer) };
     bytes.to_str().map_err(|error| {
-        Error::invalid(format!(
-            "{name} is not valid UTF-8 (at byte {})",
-            error.valid_up_to()
-        ))
+        Error::invalid(format!("{name} is not valid UTF-8 (at byte {})", error.valid_up_to()))
     })
 }
 
@@ -30,9 +27,7 @@ pub(super) unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a 
 /// `pointer` is NULL or points to a writable place that nobody else uses through the call.
 pub(super) unsafe fn out<'a, T: Default>(pointer: *mut T, name: &str) -> Result<&'a mut T> {
     if pointer.is_null() {
-        return Err(Error::invalid(format!(
-            "{name} is NULL: the result needs a place"
-        )));
+        return Err(Error::invalid(format!("{name} is NULL: the result needs a place")));
     }
     // SAFETY: not NULL, and otherwise the caller's promise; what was there before is overwritten without being read.
     unsafe {
@@ -45,14 +40,9 @@ pub(super) unsafe fn out<'a, T: Default>(pointer: *mut T, name: &str) -> Result<
 ///
 /// # Safety
 /// As for `out`.
-pub(super) unsafe fn out_text<'a>(
-    pointer: *mut *mut c_char,
-    name: &str,
-) -> Result<&'a mut *mut c_char> {
+pub(super) unsafe fn out_text<'a>(pointer: *mut *mut c_char, name: &str) -> Result<&'a mut *mut c_char> {
     if pointer.is_null() {
-        return Err(Error::invalid(format!(
-            "{name} is NULL: the result needs a place"
-        )));
+        return Err(Error::invalid(format!("{name} is NULL: the result needs a place")));
     }
     // SAFETY: as in `out`.
     unsafe {
@@ -77,14 +67,9 @@ pub(super) unsafe fn optional_out<'a, T: Default>(pointer: *mut T) -> Option<&'a
 ///
 /// # Safety
 /// As for `out`.
-pub(super) unsafe fn out_pointer<'a, T>(
-    pointer: *mut *const T,
-    name: &str,
-) -> Result<&'a mut *const T> {
+pub(super) unsafe fn out_pointer<'a, T>(pointer: *mut *const T, name: &str) -> Result<&'a mut *const T> {
     if pointer.is_null() {
-        return Err(Error::invalid(format!(
-            "{name} is NULL: the result needs a place"
-        )));
+        return Err(Error::invalid(format!("{name} is NULL: the result needs a place")));
     }
     // SAFETY: as in `out`.
     unsafe {
@@ -128,11 +113,7 @@ impl Numbers<'_> {
 ///
 /// # Safety
 /// `pointer` is NULL or points to `length` bytes, or to a NUL-terminated string, that stay unchanged through the call.
-pub(super) unsafe fn text_of<'a>(
-    pointer: *const c_char,
-    length: i64,
-    name: &str,
-) -> Result<&'a str> {
+pub(super) unsafe fn text_of<'a>(pointer: *const c_char, length: i64, name: &str) -> Result<&'a str> {
     let Ok(length) = usize::try_from(length) else {
         // SAFETY: the caller's promise.
         return unsafe { text(pointer, name) };
@@ -142,12 +123,8 @@ pub(super) unsafe fn text_of<'a>(
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         return Err(Error::invalid(format!("{name} holds a NUL (byte {at})")));
     }
-    std::str::from_utf8(bytes).map_err(|error| {
-        Error::invalid(format!(
-            "{name} is not valid UTF-8 (at byte {})",
-            error.valid_up_to()
-        ))
-    })
+    std::str::from_utf8(bytes)
+        .map_err(|error| Error::invalid(format!("{name} is not valid UTF-8 (at byte {})", error.valid_up_to())))
 }
 
 /// Bytes of the caller; none of them may be NULL.
@@ -158,12 +135,9 @@ pub(super) unsafe fn bytes<'a>(pointer: *const c_void, size: u64, name: &str) ->
     if size == 0 {
         return Ok(&[]);
     }
-    let length = isize::try_from(size)
-        .map_err(|_| Error::invalid(format!("{name} cannot have {size} bytes")))?;
+    let length = isize::try_from(size).map_err(|_| Error::invalid(format!("{name} cannot have {size} bytes")))?;
     if pointer.is_null() {
-        return Err(Error::invalid(format!(
-            "{name} is NULL and is said to have {size} bytes"
-        )));
+        return Err(Error::invalid(format!("{name} is NULL and is said to have {size} bytes")));
     }
     // SAFETY: not NULL, and otherwise the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts(pointer.cast(), length.unsigned_abs()) })
@@ -173,11 +147,7 @@ pub(super) unsafe fn bytes<'a>(pointer: *const c_void, size: u64, name: &str) ->
 ///
 /// # Safety
 /// As for `bytes`.
-pub(super) unsafe fn parameter<'a>(
-    pointer: *const c_void,
-    size: u64,
-    index: c_int,
-) -> Result<&'a [u8]> {
+pub(super) unsafe fn parameter<'a>(pointer: *const c_void, size: u64, index: c_int) -> Result<&'a [u8]> {
     check_size(size, usize::try_from(index).unwrap_or_default())?;
     // SAFETY: the caller's promise.
     unsafe { bytes(pointer, size, &format!("the value of parameter {index}")) }
@@ -199,11 +169,7 @@ pub(super) unsafe fn value<'a>(value: &dqlitepy_value, index: c_int) -> Result<V
         ret::DQLITEPY_ISO8601 => Value::Iso8601(bytes()?),
         ret::DQLITEPY_UNIXTIME => Value::UnixTime(value.integer),
         ret::DQLITEPY_BOOLEAN => Value::Boolean(u64::from(value.integer != 0)),
-        unknown => {
-            return Err(Error::invalid(format!(
-                "parameter {index} has the unknown type {unknown}"
-            )));
-        }
+        unknown => return Err(Error::invalid(format!("parameter {index} has the unknown type {unknown}"))),
     })
 }
 
@@ -224,11 +190,7 @@ pub(super) unsafe fn list<'a, T>(pointer: *const T, count: u64, name: &str) -> R
 ///
 /// # Safety
 /// `pointer` is NULL or points to `count` writable places that nobody else uses through the call.
-pub(super) unsafe fn places<'a, T>(
-    pointer: *mut T,
-    count: u64,
-    name: &str,
-) -> Result<&'a mut [std::mem::MaybeUninit<T>]> {
+pub(super) unsafe fn places<'a, T>(pointer: *mut T, count: u64, name: &str) -> Result<&'a mut [std::mem::MaybeUninit<T>]> {
     if count == 0 {
         return Ok(&mut []);
     }
@@ -239,16 +201,10 @@ pub(super) unsafe fn places<'a, T>(
 
 fn check_list<T>(is_null: bool, count: u64, name: &str) -> Result<usize> {
     if is_null {
-        return Err(Error::invalid(format!(
-            "{name} is NULL and is said to have {count} entries"
-        )));
+        return Err(Error::invalid(format!("{name} is NULL and is said to have {count} entries")));
     }
     usize::try_from(count)
         .ok()
-        .filter(|count| {
-            count
-                .checked_mul(size_of::<T>())
-                .is_some_and(|size| isize::try_from(size).is_ok())
-        })
+        .filter(|count| count.checked_mul(size_of::<T>()).is_some_and(|size| isize::try_from(size).is_ok()))
         .ok_or_else(|| Error::invalid(format!("{name} cannot have {count} entries")))
 }

@@ -26,12 +26,7 @@ pub unsafe extern "C" fn dqlitepy_client_create(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, csv) = unsafe {
-            (
-                args::out(handle_out, "handle_out")?,
-                args::text(addresses_csv, "addresses_csv")?,
-            )
-        };
+        let (out, csv) = unsafe { (args::out(handle_out, "handle_out")?, args::text(addresses_csv, "addresses_csv")?) };
         fork::check()?;
         fork::arm();
         *out = handle::insert(Client::new(parse_csv(csv)?))?;
@@ -90,10 +85,7 @@ pub extern "C" fn dqlitepy_client_remove(handle: dqlitepy_handle, id: dqlitepy_n
 /// # Safety
 /// `address_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_client_leader(
-    handle: dqlitepy_handle,
-    address_out: *mut *mut c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_client_leader(handle: dqlitepy_handle, address_out: *mut *mut c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(address_out, "address_out") }?;
@@ -111,17 +103,12 @@ pub unsafe extern "C" fn dqlitepy_client_leader(
 /// # Safety
 /// `json_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_client_cluster(
-    handle: dqlitepy_handle,
-    json_out: *mut *mut c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_out: *mut *mut c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(json_out, "json_out") }?;
         let members = object::<Client>(handle)?.cluster()?;
-        let list = members
-            .iter()
-            .map(|member| (member.id, member.address.as_str(), member.role.into()));
+        let list = members.iter().map(|member| (member.id, member.address.as_str(), member.role.into()));
         *out = alloc::into_c_string(render::members(list));
         Ok(())
     })

@@ -48,8 +48,7 @@ pub(super) fn guard_value<T>(otherwise: T, body: impl FnOnce() -> Result<T>) -> 
 
 /// A fresh copy of this thread's last error, or NULL.
 pub(super) fn last_error() -> *mut c_char {
-    last(|last| alloc::into_c_string(last.text.clone().into_bytes()))
-        .unwrap_or(std::ptr::null_mut())
+    last(|last| alloc::into_c_string(last.text.clone().into_bytes())).unwrap_or(std::ptr::null_mut())
 }
 
 /// The code that this thread's last failed call returned, and SQLite's extended one; 0 where there is none.
@@ -58,10 +57,7 @@ pub(super) fn last_codes() -> (c_int, c_int) {
 }
 
 fn last<T>(read: impl FnOnce(&Last) -> T) -> Option<T> {
-    LAST_ERROR
-        .try_with(|last| last.borrow().as_ref().map(read))
-        .ok()
-        .flatten()
+    LAST_ERROR.try_with(|last| last.borrow().as_ref().map(read)).ok().flatten()
 }
 
 /// A message as C can have it.
@@ -93,10 +89,7 @@ fn remember(error: &Error) {
 }
 
 fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    match (
-        payload.downcast_ref::<&str>(),
-        payload.downcast_ref::<String>(),
-    ) {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
         (Some(text), _) => text,
         (_, Some(text)) => text,
         _ => "a panic without a message",
@@ -110,9 +103,7 @@ fn silence_panics() {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let inside = INSIDE.try_with(Cell::get).unwrap_or(true);
-            let ours = thread::current()
-                .name()
-                .is_some_and(|name| name.starts_with("dqlite-"));
+            let ours = thread::current().name().is_some_and(|name| name.starts_with("dqlite-"));
             if !inside && !ours {
                 usual(info);
             }
@@ -139,10 +130,7 @@ mod tests {
 
     #[test]
     fn the_last_error_stays_until_the_next_one_and_belongs_to_its_thread() {
-        assert_eq!(
-            guard(|| Err(Error::new(Kind::NotFound, "a\0b"))),
-            ret::DQLITEPY_NOTFOUND
-        );
+        assert_eq!(guard(|| Err(Error::new(Kind::NotFound, "a\0b"))), ret::DQLITEPY_NOTFOUND);
         assert_eq!(guard(|| Ok(())), ret::DQLITEPY_OK);
         assert_eq!(text().as_deref(), Some("a b"));
         assert_eq!(thread::spawn(text).join().unwrap(), None);
@@ -150,14 +138,7 @@ mod tests {
 
     #[test]
     fn sqlite_codes_are_reduced_to_their_primary_part() {
-        for (extended, expected) in [
-            (1, 1001),
-            (2067, 1019),
-            (517, 1005),
-            (0, 1001),
-            (1005, 1001),
-            (10250, 1010),
-        ] {
+        for (extended, expected) in [(1, 1001), (2067, 1019), (517, 1005), (0, 1001), (1005, 1001), (10250, 1010)] {
             assert_eq!(guard(|| Err(Error::sql(extended, "x"))), expected);
         }
     }

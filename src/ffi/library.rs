@@ -6,11 +6,10 @@ use crate::engine;
 use crate::ffi::guard::{guard_value, last_codes, last_error};
 use crate::ffi::{alloc, args, dqlitepy_node_id};
 
-const VERSION: &CStr =
-    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-        Ok(version) => version,
-        Err(_) => panic!("a package version holds no NUL"),
-    };
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => panic!("a package version holds no NUL"),
+};
 
 /// The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.
 ///

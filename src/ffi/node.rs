@@ -91,10 +91,7 @@ unsafe fn create(
 /// # Safety
 /// `address` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_node_set_bind_address(
-    handle: dqlitepy_handle,
-    address: *const c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_node_set_bind_address(handle: dqlitepy_handle, address: *const c_char) -> c_int {
     configure(handle, |config| {
         // SAFETY: the caller's promise.
         let address = unsafe { args::text(address, "address") }?;
@@ -108,10 +105,7 @@ pub unsafe extern "C" fn dqlitepy_node_set_bind_address(
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_auto_recovery(
-    handle: dqlitepy_handle,
-    enabled: c_int,
-) -> c_int {
+pub extern "C" fn dqlitepy_node_set_auto_recovery(handle: dqlitepy_handle, enabled: c_int) -> c_int {
     configure(handle, |config| {
         config.options.auto_recovery = enabled != 0;
         Ok(())
@@ -136,10 +130,7 @@ pub extern "C" fn dqlitepy_node_set_busy_timeout(handle: dqlitepy_handle, msecs:
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_snapshot_compression(
-    handle: dqlitepy_handle,
-    enabled: c_int,
-) -> c_int {
+pub extern "C" fn dqlitepy_node_set_snapshot_compression(handle: dqlitepy_handle, enabled: c_int) -> c_int {
     configure(handle, |config| {
         config.options.snapshot_compression = enabled != 0;
         Ok(())
@@ -152,15 +143,10 @@ pub extern "C" fn dqlitepy_node_set_snapshot_compression(
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_network_latency_ms(
-    handle: dqlitepy_handle,
-    ms: c_uint,
-) -> c_int {
+pub extern "C" fn dqlitepy_node_set_network_latency_ms(handle: dqlitepy_handle, ms: c_uint) -> c_int {
     configure(handle, |config| {
         if !limits::LATENCY_MS.contains(&ms) {
-            return Err(Error::invalid(format!(
-                "network latency {ms} ms is not between 1 and 3600000 ms"
-            )));
+            return Err(Error::invalid(format!("network latency {ms} ms is not between 1 and 3600000 ms")));
         }
         config.options.network_latency_ms = Some(ms);
         Ok(())
@@ -238,10 +224,7 @@ pub extern "C" fn dqlitepy_node_destroy(handle: dqlitepy_handle) {
 /// # Safety
 /// `db_name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_node_open_db(
-    handle: dqlitepy_handle,
-    db_name: *const c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_node_open_db(handle: dqlitepy_handle, db_name: *const c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(db_name, "db_name") }?;
@@ -271,12 +254,7 @@ pub unsafe extern "C" fn dqlitepy_node_exec(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (id, rows) = unsafe {
-            (
-                args::optional_out(last_insert_id_out),
-                args::optional_out(rows_affected_out),
-            )
-        };
+        let (id, rows) = unsafe { (args::optional_out(last_insert_id_out), args::optional_out(rows_affected_out)) };
         // SAFETY: the caller's promise.
         let sql = unsafe { args::text(sql, "sql") }?;
         let changes = object::<Node>(handle)?.exec(sql)?;
@@ -308,12 +286,7 @@ pub unsafe extern "C" fn dqlitepy_node_query(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, sql) = unsafe {
-            (
-                args::out_text(json_out, "json_out")?,
-                args::text(sql, "sql")?,
-            )
-        };
+        let (out, sql) = unsafe { (args::out_text(json_out, "json_out")?, args::text(sql, "sql")?) };
         *out = alloc::into_c_string(object::<Node>(handle)?.query(sql)?);
         Ok(())
     })

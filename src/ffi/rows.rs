@@ -16,11 +16,7 @@ fn rows<T>(handle: dqlitepy_handle, call: impl FnOnce(&ResultRows) -> Result<T>)
 }
 
 /// Looks at a value of the row that the last step went to.
-fn value<T>(
-    handle: dqlitepy_handle,
-    column: c_int,
-    look: impl FnOnce(Value<'_>) -> Result<T>,
-) -> Result<T> {
+fn value<T>(handle: dqlitepy_handle, column: c_int, look: impl FnOnce(Value<'_>) -> Result<T>) -> Result<T> {
     rows(handle, |rows| {
         rows.look(|part| look(ResultRows::value(part, column.into())?))
     })
@@ -35,13 +31,7 @@ fn value<T>(
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_rows_step(rows: dqlitepy_handle) -> c_int {
     guard_code(|| {
-        self::rows(rows, ResultRows::step).map(|found| {
-            if found {
-                ret::DQLITEPY_ROW
-            } else {
-                ret::DQLITEPY_DONE
-            }
-        })
+        self::rows(rows, ResultRows::step).map(|found| if found { ret::DQLITEPY_ROW } else { ret::DQLITEPY_DONE })
     })
 }
 
@@ -53,10 +43,7 @@ pub extern "C" fn dqlitepy_rows_step(rows: dqlitepy_handle) -> c_int {
 /// # Safety
 /// `count_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_rows_column_count(
-    rows: dqlitepy_handle,
-    count_out: *mut c_int,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_rows_column_count(rows: dqlitepy_handle, count_out: *mut c_int) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(count_out, "count_out") }?;
@@ -198,21 +185,11 @@ pub unsafe extern "C" fn dqlitepy_rows_column_blob(
 
 /// # Safety
 /// As for dqlitepy_rows_column_text.
-unsafe fn bytes(
-    rows: dqlitepy_handle,
-    column: c_int,
-    data_out: *mut *const c_void,
-    size_out: *mut u64,
-) -> Result<()> {
+unsafe fn bytes(rows: dqlitepy_handle, column: c_int, data_out: *mut *const c_void, size_out: *mut u64) -> Result<()> {
     // SAFETY: the caller's promise.
     let size = unsafe { args::out(size_out, "size_out") };
     // SAFETY: the caller's promise.
-    let (data, size) = unsafe {
-        (
-            args::out_pointer(data_out, "the place of the bytes")?,
-            size?,
-        )
-    };
+    let (data, size) = unsafe { (args::out_pointer(data_out, "the place of the bytes")?, size?) };
     (*data, *size) = value(rows, column, |value| match value {
         Value::Null => Ok((std::ptr::null(), 0)),
         Value::Text(bytes) | Value::Iso8601(bytes) | Value::Blob(bytes) => {
@@ -231,11 +208,7 @@ unsafe fn bytes(
 /// # Safety
 /// `values` points to `count` writable places, or is NULL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_rows_row(
-    rows: dqlitepy_handle,
-    values: *mut dqlitepy_value,
-    count: u64,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_rows_row(rows: dqlitepy_handle, values: *mut dqlitepy_value, count: u64) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let places = unsafe { args::places(values, count, "values") }?;
@@ -273,8 +246,7 @@ pub unsafe extern "C" fn dqlitepy_rows_fetch(
         *out = self::rows(rows, |rows| {
             let columns = rows.look(|part| Ok(part.names().len()))?;
             // SAFETY: the caller's promise.
-            let places =
-                unsafe { args::places(values, max_rows.saturating_mul(columns as u64), "values") }?;
+            let places = unsafe { args::places(values, max_rows.saturating_mul(columns as u64), "values") }?;
             let most = usize::try_from(max_rows).unwrap_or(usize::MAX);
             let found = rows.fetch(most, &mut |row, column, value| {
                 if let Some(place) = places.get_mut(row * columns + column) {

@@ -16,10 +16,7 @@ use crate::net::parse_csv;
 use crate::node::Node;
 
 /// Makes a call on a session and remembers its failure there.
-fn session<T>(
-    handle: dqlitepy_handle,
-    call: impl FnOnce(&Arc<SharedSession>) -> Result<T>,
-) -> Result<T> {
+fn session<T>(handle: dqlitepy_handle, call: impl FnOnce(&Arc<SharedSession>) -> Result<T>) -> Result<T> {
     let session = object::<SharedSession>(handle)?;
     call(&session).inspect_err(|error| session.note(error))
 }
@@ -45,12 +42,7 @@ pub unsafe extern "C" fn dqlitepy_session_open(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, name) = unsafe {
-            (
-                args::out(session_out, "session_out")?,
-                args::text(db_name, "db_name")?,
-            )
-        };
+        let (out, name) = unsafe { (args::out(session_out, "session_out")?, args::text(db_name, "db_name")?) };
         *out = handle::insert(object::<Node>(node)?.open_session(name)?)?;
         Ok(())
     })
@@ -86,12 +78,7 @@ pub unsafe extern "C" fn dqlitepy_session_open_addresses(
         fork::arm();
         let connector = Arc::new(Connector::new(None, parse_csv(csv)?));
         let wake = Arc::new(WakeSlot::default());
-        *out = handle::insert(SharedSession::open(
-            name,
-            connector,
-            wake,
-            limits::NODE_CALL,
-        )?)?;
+        *out = handle::insert(SharedSession::open(name, connector, wake, limits::NODE_CALL)?)?;
         Ok(())
     })
 }
@@ -160,12 +147,7 @@ pub unsafe extern "C" fn dqlitepy_session_query(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, sql) = unsafe {
-            (
-                args::out(rows_out, "rows_out")?,
-                args::text_of(sql, sql_size, "sql")?,
-            )
-        };
+        let (out, sql) = unsafe { (args::out(rows_out, "rows_out")?, args::text_of(sql, sql_size, "sql")?) };
         *out = handle::insert(self::session(session, |session| session.query(sql))?)?;
         Ok(())
     })
@@ -193,12 +175,7 @@ pub unsafe extern "C" fn dqlitepy_session_prepare(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (tail_out, out) = unsafe {
-            (
-                args::optional_out(tail_out),
-                args::out(statement_out, "statement_out")?,
-            )
-        };
+        let (tail_out, out) = unsafe { (args::optional_out(tail_out), args::out(statement_out, "statement_out")?) };
         // SAFETY: the caller's promise.
         let sql = unsafe { args::text_of(sql, sql_size, "sql") }?;
         let (statement, tail) = self::session(session, |session| session.prepare(sql))?;
@@ -257,10 +234,7 @@ pub extern "C" fn dqlitepy_session_rollback(session: dqlitepy_handle) -> c_int {
 /// # Safety
 /// `name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_savepoint(
-    session: dqlitepy_handle,
-    name: *const c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_savepoint(session: dqlitepy_handle, name: *const c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(name, "name") }?;
@@ -276,10 +250,7 @@ pub unsafe extern "C" fn dqlitepy_session_savepoint(
 /// # Safety
 /// `name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_release(
-    session: dqlitepy_handle,
-    name: *const c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_release(session: dqlitepy_handle, name: *const c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(name, "name") }?;
@@ -294,10 +265,7 @@ pub unsafe extern "C" fn dqlitepy_session_release(
 /// # Safety
 /// `name` is NULL or a NUL-terminated string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_rollback_to(
-    session: dqlitepy_handle,
-    name: *const c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_rollback_to(session: dqlitepy_handle, name: *const c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let name = unsafe { args::text(name, "name") }?;
@@ -313,10 +281,7 @@ pub unsafe extern "C" fn dqlitepy_session_rollback_to(
 /// # Safety
 /// `inside_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_in_transaction(
-    session: dqlitepy_handle,
-    inside_out: *mut c_int,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_in_transaction(session: dqlitepy_handle, inside_out: *mut c_int) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(inside_out, "inside_out") }?;
@@ -352,10 +317,7 @@ pub extern "C" fn dqlitepy_session_set_timeout(session: dqlitepy_handle, msecs: 
 /// The node that leads waits by itself too, before it says that the database is locked (dqlitepy_node_set_busy_timeout).
 /// Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_session_set_busy_timeout(
-    session: dqlitepy_handle,
-    msecs: c_uint,
-) -> c_int {
+pub extern "C" fn dqlitepy_session_set_busy_timeout(session: dqlitepy_handle, msecs: c_uint) -> c_int {
     let time = Duration::from_millis(msecs.into());
     guard(|| self::session(session, |session| session.set_busy_timeout(time)))
 }
@@ -368,15 +330,11 @@ pub extern "C" fn dqlitepy_session_set_busy_timeout(
 /// # Safety
 /// `address_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_session_leader(
-    session: dqlitepy_handle,
-    address_out: *mut *mut c_char,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_session_leader(session: dqlitepy_handle, address_out: *mut *mut c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(address_out, "address_out") }?;
-        *out =
-            alloc::into_c_string(self::session(session, |session| session.leader())?.into_bytes());
+        *out = alloc::into_c_string(self::session(session, |session| session.leader())?.into_bytes());
         Ok(())
     })
 }

@@ -10,10 +10,7 @@ use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_value, object};
 use crate::handle;
 
 /// Makes a call on a statement and remembers its failure with its session.
-fn statement<T>(
-    handle: dqlitepy_handle,
-    call: impl FnOnce(&PreparedStatement) -> Result<T>,
-) -> Result<T> {
+fn statement<T>(handle: dqlitepy_handle, call: impl FnOnce(&PreparedStatement) -> Result<T>) -> Result<T> {
     let statement = object::<PreparedStatement>(handle)?;
     call(&statement).inspect_err(|error| statement.session().note(error))
 }
@@ -59,12 +56,7 @@ pub unsafe extern "C" fn dqlitepy_statement_parameter_index(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, name) = unsafe {
-            (
-                args::out(index_out, "index_out")?,
-                args::text(name, "name")?,
-            )
-        };
+        let (out, name) = unsafe { (args::out(index_out, "index_out")?, args::text(name, "name")?) };
         let index = self::statement(statement, |statement| statement.parameter_index(name))?;
         *out = c_int::try_from(index).unwrap_or(c_int::MAX);
         Ok(())
@@ -108,33 +100,21 @@ pub extern "C" fn dqlitepy_statement_bind_null(statement: dqlitepy_handle, index
 
 /// Binds an integer. The rest is as for dqlitepy_statement_bind_null. Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_statement_bind_int64(
-    statement: dqlitepy_handle,
-    index: c_int,
-    value: i64,
-) -> c_int {
+pub extern "C" fn dqlitepy_statement_bind_int64(statement: dqlitepy_handle, index: c_int, value: i64) -> c_int {
     guard(|| bind(statement, index, Value::Integer(value)))
 }
 
 /// Binds a double; infinities are kept, what is not a number becomes NULL, as always in SQLite. The rest is as for
 /// dqlitepy_statement_bind_null. Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_statement_bind_double(
-    statement: dqlitepy_handle,
-    index: c_int,
-    value: c_double,
-) -> c_int {
+pub extern "C" fn dqlitepy_statement_bind_double(statement: dqlitepy_handle, index: c_int, value: c_double) -> c_int {
     guard(|| bind(statement, index, Value::Real(value)))
 }
 
 /// Binds a boolean, which SQLite keeps as the integer 0 or 1. The rest is as for dqlitepy_statement_bind_null.
 /// Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_statement_bind_bool(
-    statement: dqlitepy_handle,
-    index: c_int,
-    value: c_int,
-) -> c_int {
+pub extern "C" fn dqlitepy_statement_bind_bool(statement: dqlitepy_handle, index: c_int, value: c_int) -> c_int {
     guard(|| bind(statement, index, Value::Boolean(u64::from(value != 0))))
 }
 
@@ -221,8 +201,7 @@ pub unsafe extern "C" fn dqlitepy_statement_bind_values(
         // SAFETY: the caller's promise.
         let values = unsafe { args::list(values, count, "values") }?;
         // SAFETY: the caller's promise; an index that is no int is refused for the count.
-        let read =
-            |(at, value)| unsafe { args::value(value, c_int::try_from(at).unwrap_or(-2) + 1) };
+        let read = |(at, value)| unsafe { args::value(value, c_int::try_from(at).unwrap_or(-2) + 1) };
         self::statement(statement, |statement| {
             statement.bind_all(values.iter().enumerate().map(read))
         })
@@ -282,10 +261,7 @@ pub unsafe extern "C" fn dqlitepy_statement_exec(
 /// # Safety
 /// `rows_out` is NULL or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_statement_query(
-    statement: dqlitepy_handle,
-    rows_out: *mut dqlitepy_handle,
-) -> c_int {
+pub unsafe extern "C" fn dqlitepy_statement_query(statement: dqlitepy_handle, rows_out: *mut dqlitepy_handle) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(rows_out, "rows_out") }?;

@@ -79,9 +79,7 @@ pub(crate) fn insert<T: Object>(object: T) -> Result<u64> {
     let place = table.vacant_entry();
     let index = place.key() as u64;
     if index >> PLACE_BITS != 0 || serial >> SERIAL_BITS != 0 {
-        return Err(Error::internal(
-            "no handle is left: too many objects were created in this process",
-        ));
+        return Err(Error::internal("no handle is left: too many objects were created in this process"));
     }
     let handle = T::KIND << KIND_SHIFT | serial << PLACE_BITS | index;
     place.insert(Entry {
@@ -107,10 +105,7 @@ pub(crate) fn remove<T: Object>(handle: u64) -> Result<Arc<T>> {
     let object = get::<T>(handle)?;
     let mut table = TABLE.lock();
     // Another thread may have been faster, and the place may be taken again.
-    if table
-        .get(place(handle))
-        .is_none_or(|entry| entry.handle != handle)
-    {
+    if table.get(place(handle)).is_none_or(|entry| entry.handle != handle) {
         return Err(unknown::<T>(handle));
     }
     let entry = table.remove(place(handle));
@@ -130,10 +125,7 @@ fn unknown<T: Object>(handle: u64) -> Error {
     }
     Error::new(
         Kind::NotFound,
-        format!(
-            "invalid {} handle {handle}: it was never given out, or it was destroyed",
-            T::NAME
-        ),
+        format!("invalid {} handle {handle}: it was never given out, or it was destroyed", T::NAME),
     )
 }
 
@@ -153,10 +145,7 @@ mod tests {
         let second = insert(client()).unwrap();
         assert_ne!(first, second);
         assert_eq!(get::<Client>(first).err().unwrap().kind(), Kind::NotFound);
-        assert_eq!(
-            remove::<Client>(first).err().unwrap().kind(),
-            Kind::NotFound
-        );
+        assert_eq!(remove::<Client>(first).err().unwrap().kind(), Kind::NotFound);
         assert!(get::<Client>(second).is_ok());
         remove::<Client>(second).unwrap();
     }
@@ -166,11 +155,7 @@ mod tests {
         let handle = insert(client()).unwrap();
         assert_eq!(get::<Node>(handle).err().unwrap().kind(), Kind::Invalid);
         for nonsense in [0, 1, 99, u64::MAX, handle ^ 1 << PLACE_BITS] {
-            assert_eq!(
-                get::<Client>(nonsense).err().unwrap().kind(),
-                Kind::NotFound,
-                "{nonsense}"
-            );
+            assert_eq!(get::<Client>(nonsense).err().unwrap().kind(), Kind::NotFound, "{nonsense}");
         }
         remove::<Client>(handle).unwrap();
     }
@@ -193,10 +178,7 @@ mod tests {
                     })
                 })
                 .collect();
-            threads
-                .into_iter()
-                .flat_map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
         let mut unique = all.clone();
         unique.sort_unstable();

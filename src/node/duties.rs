@@ -45,8 +45,7 @@ impl Duties {
     pub(crate) fn begin(self: &Arc<Self>, instance: &Arc<Instance>) {
         let (duties, instance) = (Arc::clone(self), Arc::downgrade(instance));
         // Without the thread the node serves all the same; it only does not look after itself.
-        *self.thread.lock() =
-            net::sys::spawn("dqlite-duties", move || run(&duties, &instance)).ok();
+        *self.thread.lock() = net::sys::spawn("dqlite-duties", move || run(&duties, &instance)).ok();
     }
 
     /// The node was told to leave its cluster of one for another.
@@ -62,15 +61,10 @@ impl Duties {
                 return Err(reason.clone());
             }
             if self.changed.wait_until(&mut state, deadline).timed_out() {
-                let reason = state
-                    .unjoined
-                    .as_ref()
-                    .map_or("", |reason| reason.message());
+                let reason = state.unjoined.as_ref().map_or("", |reason| reason.message());
                 return Err(Error::new(
                     Kind::NoLeader,
-                    format!(
-                        "not joined yet: {reason}. The node goes on trying in the background; start waits again"
-                    ),
+                    format!("not joined yet: {reason}. The node goes on trying in the background; start waits again"),
                 ));
             }
         }
@@ -116,9 +110,7 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
     let mut members = Vec::new();
     let mut fresh = true;
     loop {
-        let Some(node) = instance.upgrade() else {
-            return;
-        };
+        let Some(node) = instance.upgrade() else { return };
         if duties.joined() {
             look_after(&node, &mut members);
         } else {
@@ -162,8 +154,5 @@ fn not_tried() -> Error {
 
 /// Trying again would not change it.
 fn final_word(reason: &Error) -> bool {
-    matches!(
-        reason.kind(),
-        Kind::Invalid | Kind::Internal | Kind::Stopped
-    )
+    matches!(reason.kind(), Kind::Invalid | Kind::Internal | Kind::Stopped)
 }

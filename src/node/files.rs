@@ -75,13 +75,7 @@ pub(crate) enum Join {
 }
 
 pub(crate) fn load_join(dir: &Path) -> Result<Option<Join>> {
-    Ok(read(&dir.join(JOIN))?.map(|text| {
-        if text == RESET {
-            Join::Reset
-        } else {
-            Join::Pending
-        }
-    }))
+    Ok(read(&dir.join(JOIN))?.map(|text| if text == RESET { Join::Reset } else { Join::Pending }))
 }
 
 pub(crate) fn store_join(dir: &Path, join: Join) -> Result<()> {
@@ -98,10 +92,9 @@ pub(crate) fn store_join(dir: &Path, join: Join) -> Result<()> {
 pub(crate) fn remove_join(dir: &Path) -> Result<()> {
     let path = dir.join(JOIN);
     match fs::remove_file(&path).and_then(|()| File::open(dir)?.sync_all()) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::internal(format!(
-            "removing {}: {error}",
-            path.display()
-        ))),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::internal(format!("removing {}: {error}", path.display())))
+        }
         _ => Ok(()),
     }
 }
@@ -110,8 +103,7 @@ pub(crate) fn remove_join(dir: &Path) -> Result<()> {
 pub(crate) fn remove_raft_state(dir: &Path) -> Result<()> {
     for name in list(dir)?.iter().filter(|name| is_raft_file(name)) {
         let path = dir.join(name);
-        fs::remove_file(&path)
-            .map_err(|error| Error::internal(format!("removing {}: {error}", path.display())))?;
+        fs::remove_file(&path).map_err(|error| Error::internal(format!("removing {}: {error}", path.display())))?;
     }
     File::open(dir)
         .and_then(|dir| dir.sync_all())
@@ -127,9 +119,7 @@ fn is_raft_file(name: &str) -> bool {
     matches!(name, "metadata1" | "metadata2")
         || name.starts_with("open-")
         || name.starts_with("snapshot-")
-        || name
-            .split_once('-')
-            .is_some_and(|(first, last)| is_index(first) && is_index(last))
+        || name.split_once('-').is_some_and(|(first, last)| is_index(first) && is_index(last))
 }
 
 fn is_index(text: &str) -> bool {
@@ -138,18 +128,10 @@ fn is_index(text: &str) -> bool {
 
 /// The names in a directory.
 pub(crate) fn list(dir: &Path) -> Result<Vec<String>> {
-    let failed = |error: std::io::Error| {
-        Error::internal(format!("reading the directory {}: {error}", dir.display()))
-    };
+    let failed = |error: std::io::Error| Error::internal(format!("reading the directory {}: {error}", dir.display()));
     fs::read_dir(dir)
         .map_err(failed)?
-        .map(|entry| {
-            Ok(entry
-                .map_err(failed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned())
-        })
+        .map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned()))
         .collect()
 }
 
@@ -168,17 +150,12 @@ impl Created {
 
 /// Sees to it that the directory is there, readable by its owner only if it is new, and writable.
 pub(crate) fn make_dir(dir: &Path) -> Result<Created> {
-    let missing = dir
-        .ancestors()
-        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
     let mut created: Vec<PathBuf> = missing.map(Path::to_owned).collect();
     created.reverse();
     let created = Created(created);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    if let Err(error) = made
-        .map_err(|error| describe(dir, &error))
-        .and_then(|()| check_writable(dir))
-    {
+    if let Err(error) = made.map_err(|error| describe(dir, &error)).and_then(|()| check_writable(dir)) {
         created.undo();
         return Err(error);
     }
@@ -189,10 +166,7 @@ pub(crate) fn make_dir(dir: &Path) -> Result<Created> {
 pub(crate) fn check_dir(dir: &Path) -> Result<()> {
     match fs::metadata(dir) {
         Ok(found) if found.is_dir() => check_writable(dir),
-        Ok(_) => Err(Error::invalid(format!(
-            "data_dir {} is not a directory",
-            dir.display()
-        ))),
+        Ok(_) => Err(Error::invalid(format!("data_dir {} is not a directory", dir.display()))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(describe(dir, &error)),
     }
@@ -200,12 +174,7 @@ pub(crate) fn check_dir(dir: &Path) -> Result<()> {
 
 fn check_writable(dir: &Path) -> Result<()> {
     // A file without a name: it needs the same rights as the engine's files, and leaves nothing.
-    match OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_TMPFILE)
-        .mode(0o600)
-        .open(dir)
-    {
+    match OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(dir) {
         Ok(_) => Ok(()),
         // Some file systems have no such files; the engine will find out.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
@@ -244,10 +213,7 @@ fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::internal(format!(
-            "reading {}: {error}",
-            path.display()
-        ))),
+        Err(error) => Err(Error::internal(format!("reading {}: {error}", path.display()))),
     }
 }
 
@@ -256,12 +222,7 @@ fn replace(dir: &Path, name: &str, text: &str) -> Result<()> {
     let path = dir.join(name);
     let temporary = dir.join(format!(".{name}.new"));
     let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
@@ -299,10 +260,7 @@ fn parse(text: &str) -> std::result::Result<Vec<Entry>, String> {
     for (number, line) in text.lines().enumerate() {
         let bad = || format!("is damaged in line {}", number + 1);
         let line = line.trim_end();
-        if line.trim_start().is_empty()
-            || line.trim_start().starts_with('#')
-            || matches!(line, "---" | "[]")
-        {
+        if line.trim_start().is_empty() || line.trim_start().starts_with('#') || matches!(line, "---" | "[]") {
             continue;
         }
         let pair = match line.strip_prefix("- ") {
@@ -331,10 +289,7 @@ fn parse(text: &str) -> std::result::Result<Vec<Entry>, String> {
 }
 
 fn unquote(text: &str) -> String {
-    let inner = |quote: char| {
-        text.strip_prefix(quote)
-            .and_then(|rest| rest.strip_suffix(quote))
-    };
+    let inner = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
     if let Some(text) = inner('\'') {
         return text.replace("''", "'");
     }
@@ -342,11 +297,7 @@ fn unquote(text: &str) -> String {
         return text.replace("\\\"", "\"").replace("\\\\", "\\");
     }
     // A comment needs a blank before it.
-    text.split(" #")
-        .next()
-        .unwrap_or_default()
-        .trim_end()
-        .to_owned()
+    text.split(" #").next().unwrap_or_default().trim_end().to_owned()
 }
 
 #[cfg(test)]

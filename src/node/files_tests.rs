@@ -6,8 +6,7 @@ struct Dir(PathBuf);
 
 impl Dir {
     fn new(name: &str) -> Self {
-        let path =
-            std::env::temp_dir().join(format!("dqlitepy-files-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("dqlitepy-files-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         Self(path)
@@ -34,15 +33,9 @@ fn info_is_written_as_go_dqlite_writes_it() {
     let known = entry(3_297_041_220_608_546_238, "127.0.0.1:9001");
     store_info(&dir.0, &known).unwrap();
     let text = fs::read_to_string(dir.0.join(INFO)).unwrap();
-    assert_eq!(
-        text,
-        "ID: 3297041220608546238\nAddress: 127.0.0.1:9001\nRole: 0\n"
-    );
+    assert_eq!(text, "ID: 3297041220608546238\nAddress: 127.0.0.1:9001\nRole: 0\n");
     assert_eq!(load_info(&dir.0).unwrap(), Some(known));
-    assert_eq!(
-        fs::metadata(dir.0.join(INFO)).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(fs::metadata(dir.0.join(INFO)).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(list(&dir.0).unwrap(), [INFO]);
 }
 
@@ -55,10 +48,7 @@ fn cluster_is_a_sequence_of_the_same() {
         text,
         "- ID: 18446744073709551615\n  Address: '[::1]:9001'\n  Role: 0\n- ID: 2\n  Address: '@name'\n  Role: 0\n"
     );
-    assert_eq!(
-        parse(&text).unwrap(),
-        [entry(u64::MAX, "[::1]:9001"), entry(2, "@name")]
-    );
+    assert_eq!(parse(&text).unwrap(), [entry(u64::MAX, "[::1]:9001"), entry(2, "@name")]);
     store_cluster(&dir.0, &[]).unwrap();
     assert_eq!(fs::read_to_string(dir.0.join(CLUSTER)).unwrap(), "[]\n");
 }
@@ -67,23 +57,14 @@ fn cluster_is_a_sequence_of_the_same() {
 fn scalars_may_be_plain_or_quoted_and_keys_unknown_or_missing() {
     let text = "# made by hand\nAddress: \"127.0.0.1:9001\"\nColour: green\nID: 7 # seven\n";
     assert_eq!(parse(text).unwrap(), [entry(7, "127.0.0.1:9001")]);
-    assert_eq!(
-        parse("---\nID: 7\nAddress: 'a''b:1'\n").unwrap(),
-        [entry(7, "a'b:1")]
-    );
+    assert_eq!(parse("---\nID: 7\nAddress: 'a''b:1'\n").unwrap(), [entry(7, "a'b:1")]);
 }
 
 #[test]
 fn a_damaged_info_names_itself() {
     let dir = Dir::new("damaged");
     assert_eq!(load_info(&dir.0).unwrap(), None);
-    for text in [
-        "",
-        "ID: x\n",
-        "ID: 1\n",
-        "no yaml",
-        "ID: 18446744073709551616\nAddress: a:1\n",
-    ] {
+    for text in ["", "ID: x\n", "ID: 1\n", "no yaml", "ID: 18446744073709551616\nAddress: a:1\n"] {
         fs::write(dir.0.join(INFO), text).unwrap();
         let error = load_info(&dir.0).unwrap_err();
         assert!(error.message().contains("info.yaml"), "{error}");
@@ -97,12 +78,7 @@ fn raft_state_is_recognised_by_its_names() {
         fs::write(dir.0.join(name), "").unwrap();
     }
     assert!(!has_raft_state(&dir.0).unwrap());
-    for name in [
-        "metadata1",
-        "open-1",
-        "0000000000000001-0000000000000042",
-        "snapshot-1-2-3",
-    ] {
+    for name in ["metadata1", "open-1", "0000000000000001-0000000000000042", "snapshot-1-2-3"] {
         fs::write(dir.0.join(name), "").unwrap();
         assert!(has_raft_state(&dir.0).unwrap(), "{name}");
         fs::remove_file(dir.0.join(name)).unwrap();
@@ -114,10 +90,7 @@ fn directories_are_made_private_and_taken_back() {
     let dir = Dir::new("make");
     let deep = dir.0.join("a/b");
     let created = make_dir(&deep).unwrap();
-    assert_eq!(
-        fs::metadata(&deep).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o700);
     created.undo();
     assert!(!dir.0.join("a").exists());
     assert!(dir.0.exists());
@@ -125,10 +98,7 @@ fn directories_are_made_private_and_taken_back() {
     fs::write(dir.0.join("file"), "").unwrap();
     let under_file = dir.0.join("file/sub");
     assert!(make_dir(&under_file).is_err_and(|error| error.message().contains("file/sub")));
-    assert!(
-        check_dir(&dir.0.join("file"))
-            .is_err_and(|error| error.message().contains("not a directory"))
-    );
+    assert!(check_dir(&dir.0.join("file")).is_err_and(|error| error.message().contains("not a directory")));
 }
 
 #[test]

@@ -59,16 +59,12 @@ impl Instance {
     /// The node that runs on this directory in this process, if one does.
     pub(crate) fn running_on(dir: &Path) -> Option<Arc<Self>> {
         let dir = fs::canonicalize(dir).ok()?;
-        Self::running()
-            .into_iter()
-            .find(|instance| instance.dir == dir)
+        Self::running().into_iter().find(|instance| instance.dir == dir)
     }
 
     /// The node of this process that has this address in its cluster.
     pub(crate) fn running_at(address: &str) -> Option<Arc<Self>> {
-        Self::running()
-            .into_iter()
-            .find(|instance| instance.me.address == address)
+        Self::running().into_iter().find(|instance| instance.me.address == address)
     }
 
     fn running() -> Vec<Arc<Self>> {
@@ -76,9 +72,7 @@ impl Instance {
         running.retain(|instance| instance.strong_count() > 0);
         let all: Vec<_> = running.iter().filter_map(Weak::upgrade).collect();
         drop(running);
-        all.into_iter()
-            .filter(|instance| instance.core.lock().is_some())
-            .collect()
+        all.into_iter().filter(|instance| instance.core.lock().is_some()).collect()
     }
 
     /// Starts a node. On failure nothing is left behind that was not there before.
@@ -117,12 +111,8 @@ impl Instance {
     ) -> std::result::Result<Arc<Self>, (Error, bool)> {
         let early = |error: Error| (error, false);
         files::check_unlocked(&config.dir).map_err(early)?;
-        let dir = fs::canonicalize(&config.dir).map_err(|error| {
-            early(Error::invalid(format!(
-                "data_dir {}: {error}",
-                config.dir.display()
-            )))
-        })?;
+        let dir = fs::canonicalize(&config.dir)
+            .map_err(|error| early(Error::invalid(format!("data_dir {}: {error}", config.dir.display()))))?;
         if plan == Plan::Reset {
             // The crash came between the decision and the removal.
             files::remove_raft_state(&dir).map_err(early)?;
@@ -139,12 +129,9 @@ impl Instance {
             dir,
             me,
         };
-        instance.open_core(listener).map_err(|error| {
-            (
-                error.at(format!("starting the node at {place}")),
-                instance.watch.was_prepared(),
-            )
-        })?;
+        instance
+            .open_core(listener)
+            .map_err(|error| (error.at(format!("starting the node at {place}")), instance.watch.was_prepared()))?;
         Ok(Arc::new(instance))
     }
 
@@ -223,13 +210,7 @@ impl Instance {
 
     /// Finds the leader, this node first.
     pub(crate) fn connector(self: &Arc<Self>) -> Connector {
-        Connector::new(
-            Some(Arc::new(Inside(
-                Arc::downgrade(self),
-                self.me.address.clone(),
-            ))),
-            Vec::new(),
-        )
+        Connector::new(Some(Arc::new(Inside(Arc::downgrade(self), self.me.address.clone()))), Vec::new())
     }
 
     /// Calls that wait on this slot are ended when the node is lost or stopped.
@@ -267,9 +248,7 @@ impl Instance {
 
     /// A connection to the engine that does not leave the process.
     pub(crate) fn dial(&self, deadline: Instant) -> Result<Conn> {
-        Ok(Conn::new(Stream::from_unix(
-            self.core()?.door.dial(deadline)?,
-        )))
+        Ok(Conn::new(Stream::from_unix(self.core()?.door.dial(deadline)?)))
     }
 
     /// Gives up a history of its own that holds nothing, so that the node can be added to another cluster, whose members
@@ -297,10 +276,7 @@ impl Instance {
         };
         self.watch.wake_all(&Error::new(
             Kind::Shutdown,
-            format!(
-                "the node at {} was stopped during the call",
-                self.me.address
-            ),
+            format!("the node at {} was stopped during the call", self.me.address),
         ));
         core.door.close();
         let (done, wait) = mpsc::channel();
@@ -325,12 +301,7 @@ impl Instance {
 
     fn core(&self) -> Result<Arc<Core>> {
         let core = self.core.lock().clone();
-        core.ok_or_else(|| {
-            Error::new(
-                Kind::Stopped,
-                format!("the node at {} is stopped", self.me.address),
-            )
-        })
+        core.ok_or_else(|| Error::new(Kind::Stopped, format!("the node at {} is stopped", self.me.address)))
     }
 
     /// The engine's own socket, behind the door.
@@ -362,10 +333,7 @@ impl Local for Inside {
     }
 
     fn peers(&self) -> Vec<Address> {
-        self.0
-            .upgrade()
-            .map(|instance| instance.watch.peers(&instance.config))
-            .unwrap_or_default()
+        self.0.upgrade().map(|instance| instance.watch.peers(&instance.config)).unwrap_or_default()
     }
 }
 
@@ -431,10 +399,7 @@ fn open_door(listener: TcpListener, engine: &Arc<Engine>) -> Result<Door> {
             .and_then(|stream| members(&mut Conn::new(stream), deadline));
         // A node that belongs to no cluster yet waits to be added, by a leader that it does not know.
         asked.is_ok_and(|members| {
-            members.is_empty()
-                || members
-                    .iter()
-                    .any(|member| member.id == id && member.address == address)
+            members.is_empty() || members.iter().any(|member| member.id == id && member.address == address)
         })
     };
     let engine_of_links = Arc::downgrade(engine);

@@ -88,9 +88,7 @@ impl Node {
     /// Checks what can be checked without touching the disk or the network.
     pub(crate) fn new(id: u64, address: &str, dir: &str, cluster: Vec<Address>) -> Result<Self> {
         if id == 0 {
-            return Err(Error::invalid(
-                "id 0 is no node id; use dqlitepy_generate_node_id for one",
-            ));
+            return Err(Error::invalid("id 0 is no node id; use dqlitepy_generate_node_id for one"));
         }
         if dir.is_empty() {
             return Err(Error::invalid("data_dir is empty; name a directory"));
@@ -98,8 +96,7 @@ impl Node {
         let config = Config {
             id,
             address: Address::parse_node(address, "address")?,
-            dir: std::path::absolute(dir)
-                .map_err(|error| Error::invalid(format!("data_dir {dir:?}: {error}")))?,
+            dir: std::path::absolute(dir).map_err(|error| Error::invalid(format!("data_dir {dir:?}: {error}")))?,
             cluster,
             bind: None,
             options: Options::default(),
@@ -136,14 +133,9 @@ impl Node {
     fn start_or_attach(&self) -> Result<Arc<Instance>> {
         match &*self.phase.lock() {
             // The start before this one ended while the node was still waiting to join.
-            Phase::Running(running) if running.instance.duties().waits() => {
-                return Ok(Arc::clone(&running.instance));
-            }
+            Phase::Running(running) if running.instance.duties().waits() => return Ok(Arc::clone(&running.instance)),
             Phase::Running(running) => {
-                return Err(Error::misuse(format!(
-                    "the node at {} is running already",
-                    running.instance.me().address
-                )));
+                return Err(Error::misuse(format!("the node at {} is running already", running.instance.me().address)));
             }
             Phase::Destroyed => return Err(destroyed()),
             Phase::Configured | Phase::Stopped => {}
@@ -172,15 +164,10 @@ impl Node {
     pub(crate) fn handover(&self) -> Result<()> {
         self.call(|running| {
             let members = running.instance.members()?;
-            if members
-                .iter()
-                .all(|member| member.id == running.instance.me().id)
-            {
+            if members.iter().all(|member| member.id == running.instance.me().id) {
                 return Ok(());
             }
-            Err(Error::misuse(
-                "handing over to other members is not supported by this version",
-            ))
+            Err(Error::misuse("handing over to other members is not supported by this version"))
         })
     }
 
@@ -192,10 +179,7 @@ impl Node {
         *self.phase.lock() = Phase::Stopped;
         let stopped = Error::new(
             Kind::Shutdown,
-            format!(
-                "the node at {} was stopped during the call",
-                running.instance.me().address
-            ),
+            format!("the node at {} was stopped during the call", running.instance.me().address),
         );
         running.end_calls(stopped, deadline);
         running.instance.stop(deadline)
@@ -254,9 +238,7 @@ impl Node {
     fn running(&self) -> Result<Arc<Running>> {
         match &*self.phase.lock() {
             Phase::Running(running) => Ok(Arc::clone(running)),
-            Phase::Configured => Err(Error::misuse(
-                "the node is not running: call dqlitepy_node_start first",
-            )),
+            Phase::Configured => Err(Error::misuse("the node is not running: call dqlitepy_node_start first")),
             Phase::Stopped => Err(Error::new(Kind::Stopped, "the node is stopped")),
             Phase::Destroyed => Err(destroyed()),
         }
@@ -275,19 +257,12 @@ impl Running {
             Arc::clone(&self.wake),
             self.deadline(),
         )?;
-        Ok(Arc::clone(
-            self.databases
-                .lock()
-                .entry(name.to_owned())
-                .or_insert_with(|| Arc::new(opened)),
-        ))
+        Ok(Arc::clone(self.databases.lock().entry(name.to_owned()).or_insert_with(|| Arc::new(opened))))
     }
 
     fn database(&self) -> Result<Arc<Database>> {
         let current = self.current.lock().clone();
-        current.ok_or_else(|| {
-            Error::misuse("no database is open on this node: call dqlitepy_node_open_db first")
-        })
+        current.ok_or_else(|| Error::misuse("no database is open on this node: call dqlitepy_node_open_db first"))
     }
 
     /// Wakes the calls in flight and waits until they have left.
@@ -299,8 +274,7 @@ impl Running {
 
 /// A node that runs in this process is joined, not started a second time, if it is the one that was asked for.
 fn attach(config: &Config, instance: Arc<Instance>) -> Result<Arc<Instance>> {
-    let same_host =
-        config.address.port() == 0 && instance.me().address.starts_with(&config.address.host());
+    let same_host = config.address.port() == 0 && instance.me().address.starts_with(&config.address.host());
     if config.address.to_string() != instance.me().address && !same_host {
         let error = Error::invalid(format!(
             "data_dir {} is in use by the node {} at {} of this process",

@@ -46,18 +46,11 @@ impl Plan {
 
     /// Alone, or first in the list while nobody else belongs to a cluster: found one. Otherwise the others decide.
     fn for_new(config: &Config, address: &str) -> Self {
-        let others: Vec<&Address> = config
-            .cluster
-            .iter()
-            .filter(|member| member.to_string() != address)
-            .collect();
+        let others: Vec<&Address> = config.cluster.iter().filter(|member| member.to_string() != address).collect();
         if others.is_empty() {
             return Self::Bootstrap;
         }
-        let first = config
-            .cluster
-            .first()
-            .is_some_and(|first| first.to_string() == address);
+        let first = config.cluster.first().is_some_and(|first| first.to_string() == address);
         if first && !others.iter().any(|member| belongs_to_a_cluster(member)) {
             return Self::Bootstrap;
         }

@@ -15,8 +15,7 @@ struct Dir(PathBuf);
 
 impl Dir {
     fn new(name: &str) -> Self {
-        let path =
-            std::env::temp_dir().join(format!("dqlitepy-node-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("dqlitepy-node-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         Self(path)
     }
@@ -37,11 +36,7 @@ impl Drop for Dir {
 }
 
 fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 fn node(id: u64, address: &str, dir: &Dir) -> Node {
@@ -71,8 +66,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-const ENDLESS: &str =
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
@@ -86,10 +80,7 @@ fn connect(node: &Node) -> Conn {
         flags: 0,
         vfs: b"volatile",
     };
-    assert!(matches!(
-        conn.call(&open, soon()).unwrap(),
-        Response::Db { .. }
-    ));
+    assert!(matches!(conn.call(&open, soon()).unwrap(), Response::Db { .. }));
     conn
 }
 
@@ -119,15 +110,11 @@ fn strike(node: &Node) {
 fn an_assertion_loses_one_node_and_nothing_else() {
     let (dir, other_dir) = (Dir::new("lost"), Dir::new("other"));
     let (victim, other) = (started(&dir), started(&other_dir));
-    victim
-        .exec("CREATE TABLE t(a); INSERT INTO t VALUES (1)")
-        .unwrap();
+    victim.exec("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     other.exec("CREATE TABLE t(a)").unwrap();
 
     strike(&victim);
-    wait_until("losing the node", || {
-        victim.exec("INSERT INTO t VALUES (2)").is_err()
-    });
+    wait_until("losing the node", || victim.exec("INSERT INTO t VALUES (2)").is_err());
     let error = victim.query("SELECT 1").unwrap_err();
     assert_eq!(error.kind(), Kind::Internal);
     assert!(error.message().contains("assertion"), "{error}");
@@ -163,15 +150,9 @@ fn stop_ends_a_statement_that_would_never_end() {
         let endless = scope.spawn(|| node.query(ENDLESS));
         let began = Instant::now();
         node.stop().unwrap();
-        assert!(
-            began.elapsed() < Duration::from_secs(10),
-            "stop waited for the statement"
-        );
+        assert!(began.elapsed() < Duration::from_secs(10), "stop waited for the statement");
         let error = endless.join().unwrap().unwrap_err();
-        assert!(
-            matches!(error.kind(), Kind::Shutdown | Kind::Stopped),
-            "{error}"
-        );
+        assert!(matches!(error.kind(), Kind::Shutdown | Kind::Stopped), "{error}");
     });
 }
 
@@ -182,9 +163,7 @@ fn long_statements_of_one_node_leave_the_others_alone() {
     quick.exec("CREATE TABLE t(a)").unwrap();
     let _running: Vec<Conn> = (0..8).map(|_| occupy(&slow)).collect();
     for round in 0..20 {
-        quick
-            .exec(&format!("INSERT INTO t VALUES ({round})"))
-            .unwrap();
+        quick.exec(&format!("INSERT INTO t VALUES ({round})")).unwrap();
     }
     slow.stop().unwrap();
 }
@@ -198,19 +177,13 @@ fn any_id_bootstraps_and_info_decides_afterwards() {
         first.open_db("a").unwrap();
         first.exec("CREATE TABLE t(a)").unwrap();
         let members = instance(&first).members().unwrap();
-        assert_eq!(
-            (members[0].id, members[0].address.as_str()),
-            (id, address.as_str())
-        );
+        assert_eq!((members[0].id, members[0].address.as_str()), (id, address.as_str()));
         first.stop().unwrap();
 
         let other_id = node(id ^ 2, &address, &dir).start().unwrap_err();
         assert!(other_id.message().contains(&id.to_string()), "{other_id}");
         let other_address = node(id, &free_address(), &dir).start().unwrap_err();
-        assert!(
-            other_address.message().contains(&address),
-            "{other_address}"
-        );
+        assert!(other_address.message().contains(&address), "{other_address}");
 
         // Nobody chose a generated id, so the directory's own counts.
         let generated = node(engine::generate_id(&address).unwrap(), &address, &dir);
@@ -237,9 +210,7 @@ fn a_second_handle_attaches_and_the_last_one_stops_the_node() {
     let first = node(7, &address, &dir);
     first.start().unwrap();
     first.open_db("a").unwrap();
-    first
-        .exec("CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES (1)")
-        .unwrap();
+    first.exec("CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES (1)").unwrap();
 
     let second = node(7, &address, &dir);
     second.start().unwrap();
@@ -296,22 +267,13 @@ fn damaged_engine_files_fail_the_start_and_leave_no_descriptor() {
     std::fs::write(dir.0.join("0000000000000001-0000000000000001"), [0xff; 64]).unwrap();
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let error = node.start().unwrap_err();
-    assert!(
-        error
-            .message()
-            .contains("0000000000000001-0000000000000001"),
-        "{error}"
-    );
+    assert!(error.message().contains("0000000000000001-0000000000000001"), "{error}");
     let before = descriptors();
     for _ in 0..20 {
         node.start().unwrap_err();
     }
     // Other tests of this process open and close their own; a leak would be several for each round.
-    assert!(
-        descriptors() < before + 40,
-        "{before} before, {} after",
-        descriptors()
-    );
+    assert!(descriptors() < before + 40, "{before} before, {} after", descriptors());
 }
 
 #[test]
@@ -324,18 +286,13 @@ fn a_client_that_vanishes_amid_its_rows_keeps_nothing_open() {
     )
     .unwrap();
     for _ in 0..10 {
-        connect(&node)
-            .query(&query_sql("SELECT a FROM t"), soon())
-            .unwrap();
+        connect(&node).query(&query_sql("SELECT a FROM t"), soon()).unwrap();
     }
     // The engine asserts in destroy that nobody is left.
     node.stop().unwrap();
     node.start().unwrap();
     node.open_db("test.db").unwrap();
-    assert_eq!(
-        rows(&node, "SELECT count(*) AS n FROM t"),
-        r#"[{"n":50000}]"#
-    );
+    assert_eq!(rows(&node, "SELECT count(*) AS n FROM t"), r#"[{"n":50000}]"#);
 }
 
 #[test]

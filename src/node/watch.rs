@@ -75,10 +75,7 @@ impl Watch {
     /// Whom to ask for the leader: the members as last heard, then the list that the caller gave.
     pub(crate) fn peers(&self, config: &Config) -> Vec<Address> {
         let mut peers = self.others.lock().clone();
-        let listed = config
-            .cluster
-            .iter()
-            .filter(|address| address.to_string() != self.me.address);
+        let listed = config.cluster.iter().filter(|address| address.to_string() != self.me.address);
         for address in listed {
             if !peers.contains(address) {
                 peers.push(address.clone());
@@ -118,10 +115,7 @@ impl engine::Owner for Watch {
     fn prepare(&self) -> Result<Start> {
         // Another process may have been here since we looked.
         let known = files::load_info(&self.dir)?;
-        if known
-            .as_ref()
-            .is_some_and(|known| (known.id, &known.address) != (self.me.id, &self.me.address))
-        {
+        if known.as_ref().is_some_and(|known| (known.id, &known.address) != (self.me.id, &self.me.address)) {
             return Err(Error::internal(format!(
                 "{} was given to another node while this one started",
                 self.dir.display()
