@@ -15,6 +15,19 @@ pub(crate) const START: Duration = Duration::from_secs(30);
 /// How long one node may take to say who leads. A host that swallows packets must not use up the whole call.
 pub(crate) const PROBE: Duration = Duration::from_secs(2);
 
+/// How long a node that ought to know the leader may take to name it before all others are asked as well.
+pub(crate) const QUICK: Duration = Duration::from_millis(300);
+
+/// How many nodes are asked at a time.
+pub(crate) const PROBES: usize = 10;
+
+/// How long one attempt at a change of the members may take, unless the node has to catch up first. It is two round trips
+/// to the majority; a leader that is not done by then has lost its followers, and another one may lead already.
+pub(crate) const CHANGE: Duration = Duration::from_secs(5);
+
+/// How long a node that stops may take to give its lead away.
+pub(crate) const GIVE_LEAD: Duration = Duration::from_secs(2);
+
 /// How long the engine may take to stop before the caller gets its thread back.
 pub(crate) const STOP: Duration = Duration::from_secs(30);
 
@@ -32,6 +45,15 @@ pub(crate) const RESPONSE: u64 = 2 << 30;
 
 /// Sessions that one handle keeps for reads while its main one is busy.
 pub(crate) const SPARES: usize = 16;
+
+/// Messages that wait for the log callback; a host that reads slower loses the rest and is told how many.
+pub(crate) const LOG_QUEUE: usize = 1000;
+
+/// A message to the log callback is cut after so many bytes; an address list can be long.
+pub(crate) const LOG_MESSAGE: usize = 4096;
+
+/// What the messages that still wait may take when the log callback is removed.
+pub(crate) const LOG_DRAIN: Duration = Duration::from_secs(1);
 
 /// Bytes of one value that SQLite takes; its own default limit, which the engine leaves alone.
 pub(crate) const VALUE: u64 = 1_000_000_000;
@@ -58,3 +80,6 @@ pub(crate) const PIPELINE_BYTES: usize = 64 << 10;
 
 /// The highest number that SQLite lets a parameter have, in the engine's build.
 pub(crate) const PARAMETERS: usize = 32_766;
+
+/// How long a session looks for a leader before it looks whether somebody interrupted or closed it meanwhile.
+pub(crate) const SEARCH_SLICE: Duration = Duration::from_secs(3);

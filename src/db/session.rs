@@ -334,8 +334,7 @@ impl Session {
         }
         loop {
             self.wake.check()?;
-            let (mut conn, address) =
-                self.connector.leader_unless(deadline, &mut |pause| self.wake.pause(pause))?;
+            let (mut conn, address) = self.find_leader(deadline)?;
             self.wake.watch(conn.waker())?;
             let request = Request::Open {
                 name: self.database.as_bytes(),
@@ -361,6 +360,19 @@ impl Session {
                         .at(format!("opening the database {:?} at {address}", self.database)));
                 }
                 other => return Err(Error::internal(format!("OPEN was answered with {}", other.name()))),
+            }
+        }
+    }
+
+    /// The search itself cannot be woken, so it goes step by step.
+    fn find_leader(&self, deadline: Instant) -> Result<(Conn, String)> {
+        loop {
+            let found = self.connector.leader(deadline.min(Instant::now() + limits::SEARCH_SLICE));
+            match found {
+                Err(error) if error.kind() == Kind::NoLeader && Instant::now() + RETRY_PAUSE < deadline => {
+                    self.wake.pause(RETRY_PAUSE)?;
+                }
+                found => return found,
             }
         }
     }
