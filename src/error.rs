@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Unknown,
     /// The connection was lost; nothing was changed, a retry is safe.
     Retry,
+    /// Another thread interrupted the call; nothing was changed.
+    Interrupted,
     /// The transaction is gone; every call fails until ROLLBACK.
     TransactionLost,
     /// SQLite's answer; the extended code says which.

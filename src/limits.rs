@@ -54,3 +54,32 @@ pub(crate) const LOG_MESSAGE: usize = 4096;
 
 /// What the messages that still wait may take when the log callback is removed.
 pub(crate) const LOG_DRAIN: Duration = Duration::from_secs(1);
+
+/// Bytes of one value that SQLite takes; its own default limit, which the engine leaves alone.
+pub(crate) const VALUE: u64 = 1_000_000_000;
+
+/// Bytes of SQL and parameters in one request. The engine's read buffer counts in 32 bits and must not double to zero.
+pub(crate) const REQUEST: u64 = (1 << 31) - (1 << 20);
+
+/// Prepared statements that a session keeps besides those that are open: enough for a program's inner loop, and each costs
+/// the leader a few kilobytes.
+pub(crate) const CACHED_STATEMENTS: usize = 16;
+
+/// How long a session waits for another one's transaction, unless it is told otherwise. Longer than the engine's own
+/// queue of writers keeps a statement.
+pub(crate) const SESSION_BUSY: Duration = Duration::from_secs(10);
+
+/// What closing unfinished rows may read to keep the connection, rather than drop it: less than a new connection costs.
+pub(crate) const DRAIN_BYTES: usize = 256 << 10;
+pub(crate) const DRAIN_TIME: Duration = Duration::from_millis(20);
+
+/// Requests of a batch on their way at once. Their answers, 24 bytes each, fit every socket buffer, so that neither side
+/// waits for the other to read.
+pub(crate) const PIPELINE: usize = 128;
+pub(crate) const PIPELINE_BYTES: usize = 64 << 10;
+
+/// The highest number that SQLite lets a parameter have, in the engine's build.
+pub(crate) const PARAMETERS: usize = 32_766;
+
+/// How long a session looks for a leader before it looks whether somebody interrupted or closed it meanwhile.
+pub(crate) const SEARCH_SLICE: Duration = Duration::from_secs(3);

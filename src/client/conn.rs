@@ -10,6 +10,8 @@ use crate::wire::{HEADER_LEN, Header, Malformed, Request, Response, VERSION};
 /// What a connection starts with, and what it goes back to after a message that was larger than `KEPT`.
 const BUFFER: usize = 64 << 10;
 const KEPT: usize = 1 << 20;
+/// Up to here a body is copied out of the buffer rather than taken with it: a part of many small rows is some 64 KiB.
+const COPIED: usize = 128 << 10;
 
 /// A connection on which the protocol was agreed. After a [`Broken`] it is of no use any more.
 pub(crate) struct Conn {
@@ -19,6 +21,21 @@ pub(crate) struct Conn {
     buffer: Vec<u8>,
     /// The part of `buffer` that was received and not consumed.
     filled: Range<usize>,
+    /// Where in `buffer` the last message's body lies.
+    last: Range<usize>,
+}
+
+/// The body of a message that was taken out of its connection.
+#[derive(Default)]
+pub(crate) struct Body {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Body {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
 }
 
 /// A call that got no answer.
@@ -37,6 +54,7 @@ impl Conn {
             out: VERSION.to_le_bytes().to_vec(),
             buffer: Vec::new(),
             filled: 0..0,
+            last: 0..0,
         }
     }
 
@@ -48,11 +66,26 @@ impl Conn {
     /// Sends a request and waits for its response.
     pub(crate) fn call(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response<'_>, Broken> {
         self.send(request, deadline)?;
-        let (header, body) = self.receive(deadline)?;
-        Response::decode(header, &self.buffer[body]).map_err(|fault| garbled(request.name(), &fault))
+        self.answer(request.name(), deadline)
     }
 
-    /// The same for QUERY and QUERY_SQL, whose failures have a layout of their own.
+    /// Puts a request behind those that `flush` will send; each one's `answer` has to be read.
+    pub(crate) fn queue(&mut self, request: &Request<'_>) {
+        request.encode(&mut self.out);
+    }
+
+    /// How many bytes wait to be sent.
+    pub(crate) fn queued(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The answer to the next request that was sent and not yet answered.
+    pub(crate) fn answer(&mut self, name: &str, deadline: Instant) -> Result<Response<'_>, Broken> {
+        let (header, body) = self.receive(deadline)?;
+        Response::decode(header, &self.buffer[body]).map_err(|fault| garbled(name, &fault))
+    }
+
+    /// Like `call` for QUERY and QUERY_SQL, whose failures have a layout of their own.
     pub(crate) fn query(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Response<'_>, Broken> {
         self.send(request, deadline)?;
         self.next_part(deadline)
@@ -62,6 +95,24 @@ impl Conn {
     pub(crate) fn next_part(&mut self, deadline: Instant) -> Result<Response<'_>, Broken> {
         let (header, body) = self.receive(deadline)?;
         Response::decode_query(header, &self.buffer[body]).map_err(|fault| garbled("a query", &fault))
+    }
+
+    /// Moves the body of the last message out: a small one is copied, a large one goes with its buffer.
+    pub(crate) fn take_body(&mut self, into: &mut Body) {
+        let last = std::mem::take(&mut self.last);
+        if last.len() <= COPIED {
+            into.bytes.clear();
+            into.bytes.shrink_to(COPIED);
+            into.bytes.extend_from_slice(&self.buffer[last]);
+            into.start = 0;
+            return;
+        }
+        let rest = self.buffer[self.filled.clone()].to_vec();
+        into.bytes = std::mem::take(&mut self.buffer);
+        into.bytes.truncate(last.end);
+        into.start = last.start;
+        self.filled = 0..rest.len();
+        self.buffer = rest;
     }
 
     fn send(&mut self, request: &Request<'_>, deadline: Instant) -> Result<(), Broken> {
@@ -74,6 +125,11 @@ impl Conn {
             });
         }
         request.encode(&mut self.out);
+        self.flush(request.name(), deadline)
+    }
+
+    /// Sends what is queued.
+    pub(crate) fn flush(&mut self, name: &str, deadline: Instant) -> Result<(), Broken> {
         let sent = self.stream.write_all(&self.out, deadline);
         self.out.clear();
         if self.out.capacity() > KEPT {
@@ -82,7 +138,7 @@ impl Conn {
         sent.map_err(|error| Broken {
             sent: true,
             cause: Cause::of(&error),
-            reason: format!("sending {}: {error}", request.name()),
+            reason: format!("sending {name}: {error}"),
         })
     }
 
@@ -104,6 +160,7 @@ impl Conn {
         self.fill(HEADER_LEN + length, deadline)?;
         let body = self.filled.start + HEADER_LEN..self.filled.start + HEADER_LEN + length;
         self.filled.start = body.end;
+        self.last = body.clone();
         Ok((header, body))
     }
 

@@ -1,8 +1,16 @@
 //! A database as one handle sees it: sessions, transactions, statements, and what may be sent twice.
 
+mod cache;
+mod failed;
+mod part;
+mod patience;
+mod prepared;
 mod session;
+mod shared;
 mod sql;
+mod stream;
 mod transaction;
+mod value;
 mod wake;
 
 use std::sync::Arc;
@@ -18,7 +26,12 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::render::JsonArray;
 
+pub(crate) use crate::db::prepared::PreparedStatement;
 pub(crate) use crate::db::session::Changes;
+pub(crate) use crate::db::shared::{Mode, SharedSession};
+pub(crate) use crate::db::stream::ResultRows;
+pub(crate) use crate::db::value::check_size;
+pub(crate) use crate::wire::Value;
 pub(crate) use crate::db::wake::WakeSlot;
 
 /// What SQLite says when a text that has to be one statement holds more.

@@ -1,39 +1,23 @@
 //! One connection to the leader with one database open: statements in, numbers and rows out.
 //!
 //! What may be sent twice is decided here and nowhere else. Once a byte of a request was written it is not sent again,
-//! except that the answers 10250 and 12 to a single statement outside a transaction prove that it did not run.
+//! except that the answers 10250, 12 and 5 to a single statement outside a transaction prove that it did not run.
 //! [client-behaviour 3.5]
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Broken, Conn, Connector};
+use crate::db::cache::{Cache, Prepared};
+use crate::db::failed::{self, Failed, code, ended, failure, not_run, refused, senseless};
+use crate::db::part::Part;
+use crate::db::patience::Patience;
 use crate::db::sql::{Kind as Sql, Statement};
 use crate::db::transaction::Transaction;
 use crate::db::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
-use crate::net::Cause;
+use crate::limits;
 use crate::wire::{End, Params, Request, Response, Rows, Value};
-
-/// FAILURE codes with a meaning of their own. [protocol 8]
-mod code {
-    pub(super) const NOT_LEADER: u64 = 10250;
-    pub(super) const LEADERSHIP_LOST: u64 = 10506;
-    /// The two above, from servers older than 2020.
-    pub(super) const OLD_NOT_LEADER: u64 = 8202;
-    pub(super) const OLD_LEADERSHIP_LOST: u64 = 8458;
-    /// No database or statement of that id: the node lost and regained the lead meanwhile.
-    pub(super) const NOT_OPEN: u64 = 12;
-    pub(super) const ERROR: u64 = 1;
-    pub(super) const BUSY: u64 = 5;
-    pub(super) const IO_ERROR: u64 = 10;
-}
-
-/// What the engine says of QUERY_SQL that failed before its first step, whatever the cause. [protocol 11.3]
-const MISREPORTED: &[u8] = b"nonempty statement tail";
-/// What it says of code 10 when SQLite has no text for it: the statement may be committed by the others.
-const NO_REASON: &[u8] = b"leader exec failed";
 
 /// Between being told "not leader" by the leader and asking again: a transfer of leadership is under way.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
@@ -48,24 +32,33 @@ pub(crate) struct Changes {
 /// Takes the parts of a result as they come.
 pub(crate) type Sink<'a> = &'a mut dyn FnMut(&mut Rows<'_>) -> Result<()>;
 
+/// The parameter sets of a batch, one after the other.
+pub(super) type Sets<'a, 'b> = &'a mut dyn Iterator<Item = Vec<Value<'b>>>;
+
+/// What an attempt to run a statement gives.
+type Attempt<T> = std::result::Result<T, Failed>;
+
 pub(crate) struct Session {
     connector: Arc<Connector>,
     database: String,
     conn: Option<Conn>,
+    /// Where the connection leads to.
+    address: String,
+    /// What is prepared on the connection.
+    cache: Cache,
+    /// The connection has what a new one would not: temporary objects, settings.
+    tainted: bool,
     transaction: Transaction,
     wake: Arc<WakeSlot>,
+    /// How long a statement waits for another session's transaction.
+    busy: Duration,
 }
 
-/// How an attempt to run a statement ended, if it did not succeed.
-enum Failed {
-    /// It did not run; asking again is allowed outside a transaction.
-    NotRun(Error),
-    /// SQLite refused; the connection is fine.
-    Refused(Error),
-    /// The answer that QUERY_SQL gives for several reasons.
-    Misreported,
-    /// The connection is of no use any more.
-    Ended(Error),
+/// Whether a query is worth preparing for the next time, or a text that comes once.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Keep {
+    No,
+    Yes,
 }
 
 impl Session {
@@ -74,9 +67,27 @@ impl Session {
             connector,
             database,
             conn: None,
+            address: String::new(),
+            cache: Cache::default(),
+            tainted: false,
             transaction: Transaction::None,
             wake,
+            busy: Duration::ZERO,
         }
+    }
+
+    /// How long a statement outside a transaction is sent again while others keep the database locked.
+    pub(super) fn set_busy(&mut self, busy: Duration) {
+        self.busy = busy;
+    }
+
+    /// How many prepared statements are kept.
+    pub(super) fn set_cached(&mut self, statements: usize) {
+        self.cache.set_limit(statements);
+    }
+
+    pub(super) fn is_tainted(&self) -> bool {
+        self.tainted
     }
 
     pub(crate) fn in_transaction(&self) -> bool {
@@ -88,16 +99,51 @@ impl Session {
         self.connect(deadline)
     }
 
+    /// Where the leader is that the session is connected to; connects if it is not.
+    pub(super) fn leader(&mut self, deadline: Instant) -> Result<String> {
+        self.connect(deadline)?;
+        Ok(self.address.clone())
+    }
+
     /// Runs a statement for its changes; rows that it yields are dropped.
     pub(crate) fn exec(&mut self, statement: &Statement<'_>, deadline: Instant) -> Result<Changes> {
-        if statement.rows {
-            self.run(statement, deadline, |session| {
-                session.fetch_prepared(statement, &mut |rows| drain(rows), deadline)?;
-                session.changes_of(statement, deadline)
-            })
-        } else {
-            self.run(statement, deadline, |session| session.exec_sql(statement, deadline))
+        self.run(statement, deadline, |session| {
+            if statement.rows {
+                session.exec_prepared(statement, Params::NONE, deadline)
+            } else {
+                session.exec_sql(statement, deadline)
+            }
+        })
+    }
+
+    /// The same with parameters, for a statement that is kept.
+    pub(super) fn exec_with(
+        &mut self,
+        statement: &Statement<'_>,
+        params: Params<'_>,
+        deadline: Instant,
+    ) -> Result<Changes> {
+        if statement.controls_transaction() {
+            return self.exec(statement, deadline);
         }
+        self.run(statement, deadline, |session| session.exec_prepared(statement, params, deadline))
+    }
+
+    /// Runs a statement once for each set of parameters, inside a transaction that the caller has opened and takes back
+    /// after an error. The sum of the rows affected.
+    pub(super) fn exec_many(
+        &mut self,
+        statement: &Statement<'_>,
+        sets: Sets<'_, '_>,
+        deadline: Instant,
+    ) -> Result<i64> {
+        self.run(statement, deadline, |session| {
+            if statement.rows {
+                session.one_by_one(statement, sets, deadline)
+            } else {
+                session.pipeline(statement, sets, deadline)
+            }
+        })
     }
 
     /// Runs a statement for its rows.
@@ -109,16 +155,51 @@ impl Session {
         })
     }
 
+    /// Runs a statement up to the first part of its rows. If more follow, the connection is lent out for them.
+    pub(super) fn start(
+        &mut self,
+        statement: &Statement<'_>,
+        params: Params<'_>,
+        keep: Keep,
+        part: &mut Part,
+        deadline: Instant,
+    ) -> Result<Option<Conn>> {
+        *part = Part::empty();
+        self.run(statement, deadline, |session| session.first_part(statement, params, keep, part, deadline))?;
+        Ok(if part.is_last() { None } else { self.conn.take() })
+    }
+
+    /// Takes back a connection that was lent out: its rows ended, or failed.
+    pub(super) fn give_back(&mut self, conn: Conn) {
+        self.conn = Some(conn);
+    }
+
+    /// The rows of a statement failed after the first part.
+    pub(super) fn rows_failed(&mut self, statement: &Statement<'_>, failed: Failed, deadline: Instant) -> Error {
+        let failed = match failed {
+            // Its first step was done.
+            Failed::NotRun(error) => failed::undecided(statement, error.message()),
+            failed => failed,
+        };
+        self.settle(statement, failed, deadline)
+    }
+
+    /// How many parameters a statement has; it is prepared for its first run.
+    pub(super) fn prepare(&mut self, statement: &Statement<'_>, deadline: Instant) -> Result<u64> {
+        if statement.controls_transaction() {
+            return Ok(0);
+        }
+        // To prepare is to read: it changes nothing, whatever the statement is.
+        self.run(&statement.as_read(), deadline, |session| Ok(session.prepared(statement, deadline)?.parameters))
+    }
+
     /// The frame around every statement: connection, retry, transaction.
-    fn run<T>(
+    fn run<T: Default>(
         &mut self,
         statement: &Statement<'_>,
         deadline: Instant,
-        mut attempt: impl FnMut(&mut Self) -> std::result::Result<T, Failed>,
-    ) -> Result<T>
-    where
-        T: Default,
-    {
+        mut attempt: impl FnMut(&mut Self) -> Attempt<T>,
+    ) -> Result<T> {
         if let Transaction::Lost { reason } = &self.transaction {
             if statement.kind == Sql::Rollback {
                 self.transaction = Transaction::None;
@@ -129,42 +210,87 @@ impl Session {
                 format!("the transaction is gone ({reason}); nothing of it was kept. Call ROLLBACK, then begin again"),
             ));
         }
+        let mut patience = Patience::new(self.busy, deadline);
         loop {
             self.connect(deadline)?;
-            match attempt(self) {
+            let failed = match attempt(self) {
                 Ok(done) => {
                     self.transaction.advance(&statement.kind);
+                    self.tainted |= statement.taints_session();
                     return Ok(done);
                 }
-                Err(Failed::Refused(error)) => {
-                    self.check_transaction(&error, deadline);
-                    return Err(error);
+                Err(failed) => failed,
+            };
+            let pause = match &failed {
+                // What was before it in the transaction would not be repeated.
+                _ if self.transaction.is_open() => None,
+                Failed::NotRun(_) => {
+                    self.disconnect();
+                    (Instant::now() + RETRY_PAUSE < deadline).then_some(RETRY_PAUSE)
                 }
-                Err(Failed::NotRun(error)) => {
-                    self.conn = None;
-                    if self.transaction.is_open() {
-                        return Err(self.lose(&error));
-                    }
-                    if Instant::now() + RETRY_PAUSE >= deadline {
-                        return Err(Error::new(Kind::NoLeader, error.message()));
-                    }
-                    thread::sleep(RETRY_PAUSE);
-                }
-                Err(Failed::Misreported) => {
-                    return Err(Error::sql(1, String::from_utf8_lossy(MISREPORTED)));
-                }
-                Err(Failed::Ended(error)) => {
-                    self.conn = None;
-                    // Of the statements in a transaction only its end can have taken effect.
-                    let ends = matches!(statement.kind, Sql::Commit | Sql::Release(_));
-                    if !self.transaction.is_open() || ends || error.kind() == Kind::Shutdown {
-                        self.transaction.lose(error.message());
-                        return Err(error);
-                    }
-                    return Err(self.lose(&error));
-                }
+                Failed::Refused(error) if error.sqlite_code() == code::BUSY as i32 => patience.next(),
+                _ => None,
+            };
+            match pause {
+                Some(pause) => self.wake.pause(pause)?,
+                None => return Err(self.settle(statement, failed, deadline)),
             }
         }
+    }
+
+    /// What a failed attempt means for the connection, the transaction and the caller.
+    fn settle(&mut self, statement: &Statement<'_>, failed: Failed, deadline: Instant) -> Error {
+        let error = match failed {
+            Failed::Refused(error) => {
+                self.check_transaction(&error, deadline);
+                return error;
+            }
+            Failed::Misreported => return Error::sql(1, String::from_utf8_lossy(failed::MISREPORTED)),
+            Failed::NotRun(error) => {
+                self.disconnect();
+                if self.transaction.is_open() {
+                    return self.lose(&error);
+                }
+                return Error::new(Kind::NoLeader, error.message());
+            }
+            Failed::Ended(error) => error,
+            Failed::Woken { unknown } => self.woken(unknown),
+        };
+        self.disconnect();
+        // Of the statements in a transaction only its end can have taken effect.
+        let ends = matches!(statement.kind, Sql::Commit | Sql::Release(_));
+        if !self.transaction.is_open() || ends || error.kind() == Kind::Shutdown {
+            self.transaction.lose(error.message());
+            return error;
+        }
+        self.lose(&error)
+    }
+
+    /// Another thread closed the session, or interrupted the call.
+    fn woken(&self, unknown: bool) -> Error {
+        let outcome = if unknown {
+            "it is not known whether the statement was applied"
+        } else {
+            "nothing was changed"
+        };
+        let (kind, why) = match self.wake.check() {
+            Err(why) if why.kind() == Kind::Interrupted && unknown => (Kind::Unknown, why.message().to_owned()),
+            Err(why) => (why.kind(), why.message().to_owned()),
+            Ok(()) => (Kind::Shutdown, "the call was ended by another thread".to_owned()),
+        };
+        Error::new(kind, format!("{why}; {outcome}"))
+    }
+
+    /// Ends the connection; a transaction that was open on it is lost.
+    pub(super) fn drop_connection(&mut self, reason: &str) {
+        self.disconnect();
+        self.transaction.lose(reason);
+    }
+
+    /// What was prepared on the connection means nothing without it.
+    fn disconnect(&mut self) {
+        self.conn = None;
+        self.cache.clear();
     }
 
     fn lose(&mut self, error: &Error) -> Error {
@@ -198,10 +324,7 @@ impl Session {
         match begin(conn, b"BEGIN").and_then(|outside| Ok(outside && begin(conn, b"ROLLBACK")?)) {
             Ok(true) => self.transaction = Transaction::None,
             Ok(false) => {}
-            Err(broken) => {
-                self.conn = None;
-                self.transaction.lose(&broken.reason);
-            }
+            Err(broken) => self.drop_connection(&broken.reason),
         }
     }
 
@@ -211,20 +334,25 @@ impl Session {
         }
         loop {
             self.wake.check()?;
-            let (mut conn, address) = self.connector.leader(deadline)?;
+            let (mut conn, address) = self.find_leader(deadline)?;
             self.wake.watch(conn.waker())?;
             let request = Request::Open {
                 name: self.database.as_bytes(),
                 flags: 0,
                 vfs: b"volatile",
             };
-            match conn.call(&request, deadline).map_err(Broken::into_error)? {
+            let opened = conn.call(&request, deadline).map_err(Broken::into_error);
+            // Why the connection was ended says more than that it was.
+            self.wake.check()?;
+            match opened? {
                 Response::Db { .. } => {
                     self.conn = Some(conn);
+                    self.address = address;
+                    self.tainted = false;
                     return Ok(());
                 }
                 Response::Failure { code: code::NOT_LEADER, .. } if Instant::now() + RETRY_PAUSE < deadline => {
-                    thread::sleep(RETRY_PAUSE);
+                    self.wake.pause(RETRY_PAUSE)?;
                 }
                 Response::Failure { code, message } => {
                     let message = String::from_utf8_lossy(message);
@@ -236,77 +364,166 @@ impl Session {
         }
     }
 
-    fn exec_sql(&mut self, statement: &Statement<'_>, deadline: Instant) -> std::result::Result<Changes, Failed> {
+    /// The search itself cannot be woken, so it goes step by step.
+    fn find_leader(&self, deadline: Instant) -> Result<(Conn, String)> {
+        loop {
+            let found = self.connector.leader(deadline.min(Instant::now() + limits::SEARCH_SLICE));
+            match found {
+                Err(error) if error.kind() == Kind::NoLeader && Instant::now() + RETRY_PAUSE < deadline => {
+                    self.wake.pause(RETRY_PAUSE)?;
+                }
+                found => return found,
+            }
+        }
+    }
+
+    fn exec_sql(&mut self, statement: &Statement<'_>, deadline: Instant) -> Attempt<Changes> {
         let request = Request::ExecSql {
             db: 0,
             sql: statement.text.as_bytes(),
             params: Params::NONE,
         };
-        match self.conn()?.call(&request, deadline).map_err(|broken| ended(statement, broken))? {
-            Response::Result {
-                last_insert_id,
-                rows_affected,
-            } => Ok(numbers(statement, last_insert_id, rows_affected)),
-            Response::Failure { code, message } => Err(refused(statement, code, message)),
-            other => Err(senseless("EXEC_SQL", &other)),
+        let response = self.conn()?.call(&request, deadline).map_err(|broken| ended(statement, broken))?;
+        changes(&response, statement, "EXEC_SQL")
+    }
+
+    fn exec_prepared(
+        &mut self,
+        statement: &Statement<'_>,
+        params: Params<'_>,
+        deadline: Instant,
+    ) -> Attempt<Changes> {
+        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
+        if statement.rows {
+            let request = Request::Query { db, stmt, params };
+            fetch(self.conn()?, &request, statement, &mut |rows| drain(rows), deadline)?;
+            return self.changes_of(statement, deadline);
         }
+        let request = Request::Exec { db, stmt, params };
+        let response = self.conn()?.call(&request, deadline).map_err(|broken| ended(statement, broken))?;
+        changes(&response, statement, "EXEC")
+    }
+
+    fn one_by_one(&mut self, statement: &Statement<'_>, sets: Sets<'_, '_>, deadline: Instant) -> Attempt<i64> {
+        let mut total = 0_i64;
+        for set in sets {
+            let changes = self.exec_prepared(statement, Params::new(&set), deadline)?;
+            total = total.saturating_add(changes.rows_affected);
+        }
+        Ok(total)
+    }
+
+    /// Sends requests ahead of their answers: inside a transaction the round trip is most of what a statement costs.
+    fn pipeline(&mut self, statement: &Statement<'_>, sets: Sets<'_, '_>, deadline: Instant) -> Attempt<i64> {
+        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
+        let conn = self.conn()?;
+        let mut total = 0_i64;
+        let mut failed = None;
+        while failed.is_none() {
+            let mut sent = 0;
+            while sent < limits::PIPELINE && conn.queued() < limits::PIPELINE_BYTES {
+                let Some(set) = sets.next() else { break };
+                let params = Params::new(&set);
+                conn.queue(&Request::Exec { db, stmt, params });
+                sent += 1;
+            }
+            if sent == 0 {
+                return Ok(total);
+            }
+            conn.flush("EXEC", deadline).map_err(|broken| ended(statement, broken))?;
+            // All answers are read, whatever they say, so that the connection can go on.
+            for _ in 0..sent {
+                let response = conn.answer("EXEC", deadline).map_err(|broken| ended(statement, broken))?;
+                match changes(&response, statement, "EXEC") {
+                    Ok(changes) => total = total.saturating_add(changes.rows_affected),
+                    Err(failure) => failed = failed.or(Some(failure)),
+                }
+            }
+        }
+        failed.map_or(Ok(total), Err)
+    }
+
+    fn first_part(
+        &mut self,
+        statement: &Statement<'_>,
+        params: Params<'_>,
+        keep: Keep,
+        part: &mut Part,
+        deadline: Instant,
+    ) -> Attempt<()> {
+        if statement.controls_transaction() || (keep == Keep::No && !statement.rows) {
+            return self.exec_sql(statement, deadline).map(|_| ());
+        }
+        if !statement.rows {
+            return self.exec_prepared(statement, params, deadline).map(|_| ());
+        }
+        // In one round trip, unless it is prepared already.
+        if keep == Keep::No && statement.kind == Sql::Read && self.cache.get(statement.text).is_none() {
+            let request = Request::QuerySql {
+                db: 0,
+                sql: statement.text.as_bytes(),
+                params,
+            };
+            match receive_part(self.conn()?, Some(&request), statement, part, deadline) {
+                // It is one statement, so the text hides another reason; the prepared way tells.
+                Err(Failed::Misreported) => {}
+                other => return other,
+            }
+        }
+        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
+        let request = Request::Query { db, stmt, params };
+        receive_part(self.conn()?, Some(&request), statement, part, deadline)
     }
 
     /// A read in one round trip.
-    fn fetch_direct(
-        &mut self,
-        statement: &Statement<'_>,
-        sink: Sink<'_>,
-        deadline: Instant,
-    ) -> std::result::Result<(), Failed> {
+    fn fetch_direct(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Attempt<()> {
         let request = Request::QuerySql {
             db: 0,
             sql: statement.text.as_bytes(),
             params: Params::NONE,
         };
         match fetch(self.conn()?, &request, statement, sink, deadline) {
-            // It is one statement, so the text hides another reason; the prepared way tells.
+            // As in `first_part`.
             Err(Failed::Misreported) => self.fetch_prepared(statement, sink, deadline),
             other => other,
         }
     }
 
-    /// PREPARE, QUERY, FINALIZE: the way that is safe for a write that yields rows, and that reports every failure.
-    fn fetch_prepared(
-        &mut self,
-        statement: &Statement<'_>,
-        sink: Sink<'_>,
-        deadline: Instant,
-    ) -> std::result::Result<(), Failed> {
+    /// PREPARE and QUERY: the way that is safe for a write that yields rows, and that reports every failure.
+    fn fetch_prepared(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Attempt<()> {
+        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
+        let params = Params::NONE;
+        fetch(self.conn()?, &Request::Query { db, stmt, params }, statement, sink, deadline)
+    }
+
+    /// The statement as this connection knows it; nothing of it has run.
+    fn prepared(&mut self, statement: &Statement<'_>, deadline: Instant) -> Attempt<Prepared> {
+        if let Some(prepared) = self.cache.get(statement.text) {
+            return Ok(prepared);
+        }
+        while let Some(Prepared { db, id: stmt, .. }) = self.cache.evict() {
+            let request = Request::Finalize { db, stmt };
+            self.conn()?.call(&request, deadline).map_err(|broken| not_run(&broken))?;
+        }
         let request = Request::Prepare {
             db: 0,
             sql: statement.text.as_bytes(),
         };
-        // Nothing runs before QUERY.
-        let (db, stmt) = match self.conn()?.call(&request, deadline).map_err(|broken| not_run(&broken))? {
-            Response::Stmt { db, id, .. } => (db, id),
+        let prepared = match self.conn()?.call(&request, deadline).map_err(|broken| not_run(&broken))? {
+            Response::Stmt { db, id, params, .. } => Prepared {
+                db,
+                id,
+                parameters: params,
+            },
             Response::Failure { code, message } => return Err(refused(statement, code, message)),
             other => return Err(senseless("PREPARE", &other)),
         };
-        let request = Request::Query {
-            db,
-            stmt,
-            params: Params::NONE,
-        };
-        let fetched = fetch(self.conn()?, &request, statement, sink, deadline);
-        if matches!(fetched, Ok(()) | Err(Failed::Refused(_))) {
-            let request = Request::Finalize { db, stmt };
-            if self.conn()?.call(&request, deadline).is_err() {
-                // The statement ran; only its connection is lost, and with it an open transaction.
-                self.conn = None;
-                self.transaction.lose("the connection was lost");
-            }
-        }
-        fetched
+        self.cache.insert(statement.text, prepared);
+        Ok(prepared)
     }
 
     /// After a write that was sent as a query: the numbers that only EXEC reports.
-    fn changes_of(&mut self, statement: &Statement<'_>, deadline: Instant) -> std::result::Result<Changes, Failed> {
+    fn changes_of(&mut self, statement: &Statement<'_>, deadline: Instant) -> Attempt<Changes> {
         if !matches!(statement.kind, Sql::Insert | Sql::Change) {
             return Ok(Changes::default());
         }
@@ -325,8 +542,41 @@ impl Session {
         Ok(found)
     }
 
-    fn conn(&mut self) -> std::result::Result<&mut Conn, Failed> {
+    fn conn(&mut self) -> Attempt<&mut Conn> {
         self.conn.as_mut().ok_or_else(|| Failed::NotRun(Error::internal("not connected")))
+    }
+}
+
+/// Receives a part of a result, the first one as the answer to `request`.
+pub(super) fn receive_part(
+    conn: &mut Conn,
+    request: Option<&Request<'_>>,
+    statement: &Statement<'_>,
+    part: &mut Part,
+    deadline: Instant,
+) -> Attempt<()> {
+    let response = match request {
+        Some(request) => conn.query(request, deadline),
+        None => conn.next_part(deadline),
+    };
+    match response.map_err(|broken| ended(statement, broken))? {
+        Response::Rows(rows) => part.describe(&rows),
+        Response::Failure { code, message } => return Err(refused(statement, code, message)),
+        other => return Err(senseless("a query", &other)),
+    }
+    conn.take_body(part.body_mut());
+    Ok(())
+}
+
+/// The answer to EXEC or EXEC_SQL.
+fn changes(response: &Response<'_>, statement: &Statement<'_>, request: &str) -> Attempt<Changes> {
+    match response {
+        Response::Result {
+            last_insert_id,
+            rows_affected,
+        } => Ok(numbers(statement, *last_insert_id, *rows_affected)),
+        Response::Failure { code, message } => Err(refused(statement, *code, message)),
+        other => Err(senseless(request, other)),
     }
 }
 
@@ -337,7 +587,7 @@ fn fetch(
     statement: &Statement<'_>,
     sink: Sink<'_>,
     deadline: Instant,
-) -> std::result::Result<(), Failed> {
+) -> Attempt<()> {
     let mut response = conn.query(request, deadline).map_err(|broken| ended(statement, broken))?;
     loop {
         match response {
@@ -358,73 +608,6 @@ fn fetch(
 fn drain(rows: &mut Rows<'_>) -> Result<()> {
     while rows.next_row().map_err(|fault| Error::internal(fault.to_string()))? {}
     Ok(())
-}
-
-/// Whether it may have changed the database, if it is not known whether it ran.
-fn may_change(statement: &Statement<'_>) -> bool {
-    match statement.kind {
-        Sql::Insert | Sql::Change | Sql::Commit | Sql::Release(_) | Sql::Pragma | Sql::Other => true,
-        Sql::Read | Sql::Begin | Sql::Rollback | Sql::Savepoint(_) | Sql::RollbackTo(_) => false,
-    }
-}
-
-fn not_run(broken: &Broken) -> Failed {
-    let kind = match broken.cause {
-        Cause::Woken => Kind::Shutdown,
-        Cause::TimedOut => Kind::Timeout,
-        Cause::Closed | Cause::Other => return Failed::NotRun(Error::new(Kind::Retry, &*broken.reason)),
-    };
-    Failed::Ended(Error::new(kind, format!("{}; nothing was changed", broken.reason)))
-}
-
-/// No answer came to a statement.
-fn ended(statement: &Statement<'_>, broken: Broken) -> Failed {
-    if !broken.sent {
-        return not_run(&broken);
-    }
-    let changes = may_change(statement);
-    let (kind, outcome) = match broken.cause {
-        Cause::Woken if changes => (Kind::Shutdown, "it is not known whether the statement was applied"),
-        Cause::Woken => (Kind::Shutdown, "nothing was changed"),
-        _ if changes => (Kind::Unknown, "it is not known whether the statement was applied"),
-        Cause::TimedOut => (Kind::Timeout, "nothing was changed, a retry is safe"),
-        Cause::Closed | Cause::Other => (Kind::Retry, "nothing was changed, a retry is safe"),
-    };
-    Failed::Ended(Error::new(kind, format!("{}; {outcome}", broken.reason)))
-}
-
-fn refused(statement: &Statement<'_>, code: u64, message: &[u8]) -> Failed {
-    let text = String::from_utf8_lossy(message);
-    match code {
-        code::NOT_LEADER | code::OLD_NOT_LEADER | code::NOT_OPEN => Failed::NotRun(failure(code, &text)),
-        code::LEADERSHIP_LOST | code::OLD_LEADERSHIP_LOST => undecided(statement, &text),
-        code::IO_ERROR if message == NO_REASON => undecided(statement, &text),
-        code::ERROR if message == MISREPORTED => Failed::Misreported,
-        _ => Failed::Refused(failure(code, &text)),
-    }
-}
-
-/// The leader could not finish the statement; the others may have it all the same.
-fn undecided(statement: &Statement<'_>, text: &str) -> Failed {
-    Failed::Ended(if may_change(statement) {
-        Error::new(
-            Kind::Unknown,
-            format!("the leader says: {text}; it is not known whether the statement was applied"),
-        )
-    } else {
-        Error::new(
-            Kind::Retry,
-            format!("the leader says: {text}; nothing was changed, a retry is safe"),
-        )
-    })
-}
-
-fn failure(code: u64, text: &str) -> Error {
-    Error::sql(i32::try_from(code).unwrap_or(1), text)
-}
-
-fn senseless(request: &str, response: &Response<'_>) -> Failed {
-    Failed::Ended(Error::internal(format!("{request} was answered with {}", response.name())))
 }
 
 /// The engine's numbers are those of the last change on the connection; they count only where this statement made one.

@@ -7,6 +7,7 @@
 
 mod token;
 
+use crate::limits;
 use token::{Class, Token, Tokens};
 
 /// One statement of a text.
@@ -30,6 +31,110 @@ impl Statement<'_> {
     pub(crate) fn taints_session(&self) -> bool {
         self.taints
     }
+
+    /// It begins or ends a transaction or savepoint: it has no parameters and no rows, and is not worth preparing.
+    pub(super) fn controls_transaction(&self) -> bool {
+        match self.kind {
+            Kind::Begin | Kind::Commit | Kind::Rollback => true,
+            Kind::Savepoint(_) | Kind::Release(_) | Kind::RollbackTo(_) => true,
+            Kind::Read | Kind::Insert | Kind::Change | Kind::Pragma | Kind::Other => false,
+        }
+    }
+
+    /// The same text, where only what it reads counts.
+    pub(super) fn as_read(&self) -> Self {
+        Self {
+            kind: Kind::Read,
+            ..self.clone()
+        }
+    }
+
+    /// The same without the text, so that it can be put together again. Savepoints have their name in it.
+    fn detached(&self) -> Option<Statement<'static>> {
+        let kind = match self.kind {
+            Kind::Read => Kind::Read,
+            Kind::Insert => Kind::Insert,
+            Kind::Change => Kind::Change,
+            Kind::Begin => Kind::Begin,
+            Kind::Commit => Kind::Commit,
+            Kind::Rollback => Kind::Rollback,
+            Kind::Pragma => Kind::Pragma,
+            Kind::Other => Kind::Other,
+            Kind::Savepoint(_) | Kind::Release(_) | Kind::RollbackTo(_) => return None,
+        };
+        Some(Statement {
+            text: "",
+            kind,
+            rows: self.rows,
+            spare: self.spare,
+            taints: self.taints,
+        })
+    }
+}
+
+/// A statement with its text.
+pub(super) struct OwnedStatement {
+    text: Box<str>,
+    /// None where it is made from the text each time.
+    detached: Option<Statement<'static>>,
+}
+
+impl OwnedStatement {
+    pub(super) fn new(statement: &Statement<'_>) -> Self {
+        Self {
+            text: statement.text.into(),
+            detached: statement.detached(),
+        }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn get(&self) -> Statement<'_> {
+        let detached = match &self.detached {
+            Some(detached) => detached.clone(),
+            None => statements(&self.text).next().unwrap_or(NOTHING),
+        };
+        Statement {
+            text: &self.text,
+            ..detached
+        }
+    }
+}
+
+/// What stands for a statement that is none.
+const NOTHING: Statement<'static> = Statement {
+    text: "",
+    kind: Kind::Other,
+    rows: true,
+    spare: false,
+    taints: false,
+};
+
+/// The names of a statement's parameters in the order of their index; None for those that are numbers or a bare `?`.
+///
+/// SQLite's rules: a bare `?` takes the index behind the largest one so far, `?7` is the seventh, a name takes the next
+/// index the first time and the same one afterwards.
+pub(super) fn parameters(sql: &str) -> Vec<Option<String>> {
+    let mut names: Vec<Option<String>> = Vec::new();
+    for token in Tokens::new(sql).filter(|token| token.class == Class::Other) {
+        match token.text.as_bytes() {
+            b"?" => names.push(None),
+            [b'?', ..] => {
+                let number = token.text[1..].parse().unwrap_or(0).min(limits::PARAMETERS);
+                names.resize(names.len().max(number), None);
+            }
+            [b':' | b'@' | b'$', _, ..] => {
+                let known = names.iter().flatten().any(|known| known == token.text);
+                if !known {
+                    names.push(Some(token.text.to_owned()));
+                }
+            }
+            _ => {}
+        }
+    }
+    names
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -370,3 +370,18 @@ fn what_makes_a_connection_special() {
         assert_eq!(only(sql).taints_session(), taints, "{sql:?}");
     }
 }
+
+#[test]
+fn names_of_parameters() {
+    let names = |sql| {
+        let found = super::parameters(sql);
+        found.into_iter().map(|name| name.unwrap_or_default()).collect::<Vec<_>>().join(",")
+    };
+    assert_eq!(names("SELECT 1"), "");
+    assert_eq!(names("SELECT ?, ?"), ",");
+    assert_eq!(names("SELECT :a, @a, $a, :a"), ":a,@a,$a");
+    assert_eq!(names("SELECT ?3, :a, ?, ?2"), ",,,:a,");
+    assert_eq!(names("SELECT ':a', \":b\", [:c], `:d`, x':e', :f -- :g\n /* :h */"), ":f");
+    assert_eq!(names("SELECT $a::b(c d), $a::b(c)"), "$a::b(c,$a::b(c)");
+    assert_eq!(names("SELECT a:b"), ":b");
+}

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use once_cell::sync::Lazy;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Kind, Result};
@@ -229,6 +230,16 @@ pub(crate) const VERSION: (u32, u32, u32) = (
     sys::DQLITE_VERSION_MINOR,
     sys::DQLITE_VERSION_RELEASE,
 );
+
+/// The versions of what is inside, for people.
+pub(crate) fn version() -> &'static CStr {
+    static TEXT: Lazy<CString> = Lazy::new(|| {
+        let (major, minor, release) = VERSION;
+        let sqlite = libsqlite3_sys::SQLITE_VERSION.to_string_lossy();
+        CString::new(format!("dqlite {major}.{minor}.{release}, SQLite {sqlite}")).unwrap_or_default()
+    });
+    &TEXT
+}
 
 fn c_string(bytes: &[u8], what: &str) -> Result<CString> {
     CString::new(bytes).map_err(|_| Error::invalid(format!("{what} contains a NUL byte")))

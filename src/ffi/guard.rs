@@ -10,15 +10,27 @@ use std::thread;
 use crate::error::{Error, Result};
 use crate::ffi::{alloc, ret};
 
+/// What is kept of a failure: the text, the code that the caller got, and SQLite's extended one.
+struct Last {
+    text: String,
+    code: c_int,
+    sqlite_code: c_int,
+}
+
 thread_local! {
-    static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+    static LAST_ERROR: RefCell<Option<Last>> = const { RefCell::new(None) };
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs the body of an exported function and turns its result into a code.
 pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> c_int {
+    guard_code(|| body().map(|()| ret::DQLITEPY_OK))
+}
+
+/// The same for a function whose success has several codes.
+pub(super) fn guard_code(body: impl FnOnce() -> Result<c_int>) -> c_int {
     match caught(body) {
-        Ok(()) => ret::DQLITEPY_OK,
+        Ok(code) => code,
         Err(error) => {
             remember(&error);
             ret::code(&error)
@@ -36,11 +48,21 @@ pub(super) fn guard_value<T>(otherwise: T, body: impl FnOnce() -> Result<T>) -> 
 
 /// A fresh copy of this thread's last error, or NULL.
 pub(super) fn last_error() -> *mut c_char {
-    LAST_ERROR
-        .try_with(|last| last.borrow().clone())
-        .ok()
-        .flatten()
-        .map_or(std::ptr::null_mut(), |text| alloc::into_c_string(text.into_bytes()))
+    last(|last| alloc::into_c_string(last.text.clone().into_bytes())).unwrap_or(std::ptr::null_mut())
+}
+
+/// The code that this thread's last failed call returned, and SQLite's extended one; 0 where there is none.
+pub(super) fn last_codes() -> (c_int, c_int) {
+    last(|last| (last.code, last.sqlite_code)).unwrap_or_default()
+}
+
+fn last<T>(read: impl FnOnce(&Last) -> T) -> Option<T> {
+    LAST_ERROR.try_with(|last| last.borrow().as_ref().map(read)).ok().flatten()
+}
+
+/// A message as C can have it.
+pub(super) fn message_of(error: &Error) -> String {
+    error.message().replace('\0', " ")
 }
 
 fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -57,9 +79,13 @@ fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn remember(error: &Error) {
-    let text = error.message().replace('\0', " ");
+    let last = Last {
+        text: message_of(error),
+        code: ret::code(error),
+        sqlite_code: error.sqlite_code(),
+    };
     // A thread that is ending has no place for it any more.
-    let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = Some(text));
+    let _ = LAST_ERROR.try_with(|place| *place.borrow_mut() = Some(last));
 }
 
 fn panic_text(payload: &(dyn Any + Send)) -> &str {
@@ -91,7 +117,7 @@ mod tests {
     use crate::error::Kind;
 
     fn text() -> Option<String> {
-        LAST_ERROR.with(|last| last.borrow().clone())
+        last(|last| last.text.clone())
     }
 
     #[test]

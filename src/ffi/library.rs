@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use crate::engine;
-use crate::ffi::guard::{guard_value, last_error};
+use crate::ffi::guard::{guard_value, last_codes, last_error};
 use crate::ffi::{alloc, args, dqlitepy_node_id};
 
 const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
@@ -18,6 +18,25 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_last_error() -> *mut c_char {
     last_error()
+}
+
+/// The code that the last failed call of the calling thread returned; 0 if none has failed yet. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_last_error_code() -> c_int {
+    last_codes().0
+}
+
+/// SQLite's extended result code of the last failed call of the calling thread, such as 2067 for a UNIQUE constraint; 0
+/// if SQLite was not the one to refuse. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_last_sqlite_code() -> c_int {
+    last_codes().1
+}
+
+/// The versions of what is inside, such as "dqlite 1.18.6, SQLite 3.53.4". Static; not to be freed. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_engine_version() -> *const c_char {
+    guard_value(std::ptr::null(), || Ok(engine::version().as_ptr()))
 }
 
 /// Frees a string that a function of this library returned.

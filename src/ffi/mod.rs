@@ -11,8 +11,11 @@ mod library;
 mod log;
 mod node;
 mod ret;
+mod rows;
+mod session;
+mod statement;
 
-use std::ffi::{c_char, c_int, c_ulonglong};
+use std::ffi::{c_char, c_int, c_ulonglong, c_void};
 use std::sync::Arc;
 
 use crate::engine::fork;
@@ -22,7 +25,7 @@ use crate::handle::{self, Object};
 /// The raft id of a node: never 0.
 pub type dqlitepy_node_id = c_ulonglong;
 
-/// Stands for a node or a client. Never 0, never used twice.
+/// Stands for a node, a client, a session, a statement or the rows of a result. Never 0, never used twice.
 pub type dqlitepy_handle = c_ulonglong;
 
 /// A member of a cluster, as dqlitepy_client_cluster describes it in JSON.
@@ -32,6 +35,19 @@ pub struct dqlitepy_node_info {
     pub address: *mut c_char,
     /// DQLITEPY_VOTER, DQLITEPY_STANDBY or DQLITEPY_SPARE.
     pub role: c_int,
+}
+
+/// One SQL value, as a parameter or in a row. Which member counts depends on `type`.
+#[repr(C)]
+pub struct dqlitepy_value {
+    /// DQLITEPY_INTEGER, DQLITEPY_FLOAT, DQLITEPY_TEXT, DQLITEPY_BLOB, DQLITEPY_NULL, DQLITEPY_UNIXTIME, DQLITEPY_ISO8601
+    /// or DQLITEPY_BOOLEAN.
+    pub r#type: c_int,
+    pub integer: i64,
+    pub real: f64,
+    /// Bytes of a text, blob or ISO8601 time; a text has no NUL behind it.
+    pub data: *const c_void,
+    pub size: u64,
 }
 
 /// What a handle stands for. In a forked child nothing: another thread of the parent may have held any lock, so this is

@@ -30,9 +30,40 @@ pub const DQLITEPY_UNKNOWN: c_int = 101;
 pub const DQLITEPY_RETRY: c_int = 102;
 /// The transaction is gone and nothing of it was kept; every call fails until ROLLBACK. Since 0.2.0.
 pub const DQLITEPY_TRANSACTION_LOST: c_int = 103;
+/// The call was ended by dqlitepy_session_interrupt. Nothing was changed. Since 0.2.0.
+pub const DQLITEPY_INTERRUPTED: c_int = 104;
+/// A row is there. Since 0.2.0.
+pub const DQLITEPY_ROW: c_int = 200;
+/// There are no more rows. Since 0.2.0.
+pub const DQLITEPY_DONE: c_int = 201;
 /// SQLite refused: this plus SQLite's primary result code, so 1001 is a syntax error or a missing table, 1005 "database is
 /// locked", 1019 a constraint. Since 0.2.0.
 pub const DQLITEPY_SQL: c_int = 1000;
+
+/// A value is an integer: member `integer`. Types of values are those of SQLite and three that a column's declared type
+/// adds. Since 0.2.0.
+pub const DQLITEPY_INTEGER: c_int = 1;
+/// A value is a double: member `real`. Since 0.2.0.
+pub const DQLITEPY_FLOAT: c_int = 2;
+/// A value is a text, which is UTF-8 unless somebody stored other bytes: members `data` and `size`. Since 0.2.0.
+pub const DQLITEPY_TEXT: c_int = 3;
+/// A value is a blob, or a text that holds a NUL: members `data` and `size`. Since 0.2.0.
+pub const DQLITEPY_BLOB: c_int = 4;
+/// There is no value. Since 0.2.0.
+pub const DQLITEPY_NULL: c_int = 5;
+/// An integer of a column declared DATETIME, DATE or TIMESTAMP, seconds since 1970: member `integer`. Since 0.2.0.
+pub const DQLITEPY_UNIXTIME: c_int = 9;
+/// A text of such a column, as it is stored: members `data` and `size`. Since 0.2.0.
+pub const DQLITEPY_ISO8601: c_int = 10;
+/// An integer of a column declared BOOLEAN, not reduced to 0 and 1: member `integer`. Since 0.2.0.
+pub const DQLITEPY_BOOLEAN: c_int = 11;
+
+/// A transaction that takes its locks when it needs them. Since 0.2.0.
+pub const DQLITEPY_DEFERRED: c_int = 0;
+/// A transaction that is the only one to write from its begin on. Since 0.2.0.
+pub const DQLITEPY_IMMEDIATE: c_int = 1;
+/// The same as immediate, because readers never wait here. Since 0.2.0.
+pub const DQLITEPY_EXCLUSIVE: c_int = 2;
 
 /// The node votes and holds the data.
 pub const DQLITEPY_VOTER: c_int = 0;
@@ -53,6 +84,7 @@ pub(super) fn code(error: &Error) -> c_int {
         Kind::Timeout => DQLITEPY_TIMEOUT,
         Kind::Unknown => DQLITEPY_UNKNOWN,
         Kind::Retry => DQLITEPY_RETRY,
+        Kind::Interrupted => DQLITEPY_INTERRUPTED,
         Kind::TransactionLost => DQLITEPY_TRANSACTION_LOST,
         Kind::Sql => sql_code(error.sqlite_code()),
     }

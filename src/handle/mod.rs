@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 
 use crate::client::Client;
+use crate::db::{PreparedStatement, ResultRows, SharedSession};
 use crate::error::{Error, Kind, Result};
 use crate::node::Node;
 
@@ -28,9 +29,39 @@ pub(crate) trait Object: Sized {
     fn unwrap(slot: &Slot) -> Option<&Arc<Self>>;
 }
 
-pub(crate) enum Slot {
-    Node(Arc<Node>),
-    Client(Arc<Client>),
+/// The kinds of object: their number in a handle, their name in messages.
+macro_rules! objects {
+    ($($kind:literal $object:ident $name:literal;)*) => {
+        pub(crate) enum Slot {
+            $($object(Arc<$object>),)*
+        }
+
+        const KINDS: &[u64] = &[$($kind),*];
+
+        $(impl Object for $object {
+            const KIND: u64 = $kind;
+            const NAME: &'static str = $name;
+
+            fn wrap(self: Arc<Self>) -> Slot {
+                Slot::$object(self)
+            }
+
+            fn unwrap(slot: &Slot) -> Option<&Arc<Self>> {
+                match slot {
+                    Slot::$object(object) => Some(object),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+objects! {
+    1 Node "node";
+    2 Client "client";
+    3 SharedSession "session";
+    4 PreparedStatement "statement";
+    5 ResultRows "result";
 }
 
 struct Entry {
@@ -40,38 +71,6 @@ struct Entry {
 
 static TABLE: Lazy<Mutex<Slab<Entry>>> = Lazy::new(Mutex::default);
 static SERIAL: AtomicU64 = AtomicU64::new(1);
-
-impl Object for Node {
-    const KIND: u64 = 1;
-    const NAME: &'static str = "node";
-
-    fn wrap(self: Arc<Self>) -> Slot {
-        Slot::Node(self)
-    }
-
-    fn unwrap(slot: &Slot) -> Option<&Arc<Self>> {
-        match slot {
-            Slot::Node(node) => Some(node),
-            Slot::Client(_) => None,
-        }
-    }
-}
-
-impl Object for Client {
-    const KIND: u64 = 2;
-    const NAME: &'static str = "client";
-
-    fn wrap(self: Arc<Self>) -> Slot {
-        Slot::Client(self)
-    }
-
-    fn unwrap(slot: &Slot) -> Option<&Arc<Self>> {
-        match slot {
-            Slot::Client(client) => Some(client),
-            Slot::Node(_) => None,
-        }
-    }
-}
 
 /// Gives the object a handle.
 pub(crate) fn insert<T: Object>(object: T) -> Result<u64> {
@@ -121,7 +120,7 @@ fn place(handle: u64) -> usize {
 
 fn unknown<T: Object>(handle: u64) -> Error {
     let kind = handle >> KIND_SHIFT;
-    if kind != T::KIND && (kind == Node::KIND || kind == Client::KIND) {
+    if kind != T::KIND && KINDS.contains(&kind) {
         return Error::invalid(format!("handle {handle} does not stand for a {}", T::NAME));
     }
     Error::new(

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::client::{self, Connector};
-use crate::db::{self, Changes, Database, WakeSlot};
+use crate::db::{self, Changes, Database, SharedSession, WakeSlot};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
@@ -216,6 +216,14 @@ impl Node {
         self.call(|running| running.database()?.query(sql, running.deadline()))
     }
 
+    /// A session with a transaction of its own; it ends with this handle's share of the node.
+    pub(crate) fn open_session(&self, name: &str) -> Result<SharedSession> {
+        self.call(|running| {
+            let connector = Arc::clone(&running.connector);
+            SharedSession::open(name, connector, running.wake.child()?, running.call_timeout)
+        })
+    }
+
     /// The frame around every call on a running node.
     fn call<T>(&self, call: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
         let running = self.running()?;
@@ -266,7 +274,7 @@ impl Running {
     /// Wakes the calls in flight and waits until they have left.
     fn end_calls(&self, why: Error, deadline: Instant) {
         self.wake.close(why);
-        let _ = self.calls.try_write_until(deadline);
+        drop(self.calls.try_write_until(deadline));
     }
 }
 

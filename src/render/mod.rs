@@ -4,3 +4,4 @@ mod json;
 mod time;
 
 pub(crate) use json::{JsonArray, members};
+pub(crate) use time::sql_time;

@@ -19,6 +19,22 @@ pub(super) fn from_unix(seconds: i64) -> Option<[u8; 20]> {
     Some(out)
 }
 
+/// `YYYY-MM-DD hh:mm:ss.fffffffff+00:00` without the zeros at the end of the fraction, as go-dqlite stores times.
+pub(crate) fn sql_time(seconds: i64, nanoseconds: u32) -> Option<Vec<u8>> {
+    if nanoseconds >= 1_000_000_000 {
+        return None;
+    }
+    let mut text = from_unix(seconds)?.to_vec();
+    text[10] = b' ';
+    text.pop();
+    if nanoseconds > 0 {
+        let fraction = format!(".{nanoseconds:09}");
+        text.extend_from_slice(fraction.trim_end_matches('0').as_bytes());
+    }
+    text.extend_from_slice(b"+00:00");
+    Some(text)
+}
+
 /// The date in the Gregorian calendar, extended to the time before it was used. Years are counted
 /// from March, so that the leap day is the last one, and in eras of 400 years, which all have the
 /// same number of days.

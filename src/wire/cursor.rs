@@ -40,6 +40,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Goes on in a body where another cursor stopped; behind its end there is nothing to read.
+    #[inline]
+    pub(super) fn at(body: &'a [u8], position: usize) -> Self {
+        Self {
+            len: body.len(),
+            rest: body.get(position..).unwrap_or_default(),
+        }
+    }
+
     #[inline]
     pub(super) fn position(&self) -> usize {
         self.len - self.rest.len()

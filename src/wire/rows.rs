@@ -26,6 +26,8 @@ pub(crate) enum End {
 /// After an error there is nothing more to read, and every call fails.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows<'a> {
+    body: &'a [u8],
+    columns: usize,
     names: Vec<&'a [u8]>,
     cursor: Cursor<'a>,
     /// The header words of this row that are not used up.
@@ -52,6 +54,8 @@ impl<'a> Rows<'a> {
             names.push(cursor.text("column name")?);
         }
         Ok(Self {
+            body,
+            columns,
             names,
             cursor,
             header: Cursor::new(&[]),
@@ -61,9 +65,34 @@ impl<'a> Rows<'a> {
         })
     }
 
+    /// Goes on in a body that was read up to `position`, in front of a row. The names are left out.
+    #[inline]
+    pub(crate) fn resume(body: &'a [u8], columns: usize, position: usize) -> Self {
+        Self {
+            body,
+            columns,
+            names: Vec::new(),
+            cursor: Cursor::at(body, position),
+            header: Cursor::new(&[]),
+            codes: 0,
+            column: columns,
+            end: None,
+        }
+    }
+
+    /// Whether nothing follows the part with this body, told without reading its rows.
+    pub(crate) fn is_last(body: &[u8]) -> bool {
+        body.ends_with(&COMPLETE.to_le_bytes())
+    }
+
+    /// What the positions count in.
+    pub(crate) fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
     #[inline]
     pub(crate) fn columns(&self) -> usize {
-        self.names.len()
+        self.columns
     }
 
     /// The names in column order; the same name may come twice.
@@ -141,7 +170,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Where in the body the next read starts.
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.cursor.position()
     }
 

@@ -62,7 +62,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    pub(super) fn code(&self) -> u8 {
+    pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Integer(_) => INTEGER,
             Self::Real(_) => FLOAT,

@@ -1,0 +1,231 @@
+//! A statement as its handle sees it: SQL, what is bound to it, and the sets that wait for a batch.
+//!
+//! The server's id for it is not here but in the session's cache, where it ends with its connection; after a reconnect the
+//! next run prepares the text again.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::db::session::{Changes, Keep, Session};
+use crate::db::shared::SharedSession;
+use crate::db::sql::{Kind as Sql, OwnedStatement, Statement, parameters, statements};
+use crate::db::stream::{ResultRows, start};
+use crate::db::value::{Owned, check_total};
+use crate::error::{Error, Kind, Result};
+use crate::wire::{Params, Value};
+
+/// The savepoint around a batch inside a transaction.
+const SAVEPOINT: &str = "SAVEPOINT dqlitepy_batch";
+const RELEASE: &str = "RELEASE dqlitepy_batch";
+const ROLLBACK_TO: &str = "ROLLBACK TO dqlitepy_batch";
+
+/// What stands behind a statement's handle.
+pub(crate) struct PreparedStatement {
+    session: Arc<SharedSession>,
+    sql: Arc<OwnedStatement>,
+    /// One for each parameter; empty if they cannot be told from the text.
+    names: Vec<Option<String>>,
+    parameters: usize,
+    /// Held through a run, so that two threads on one statement are noticed.
+    bound: Mutex<Bound>,
+}
+
+struct Bound {
+    values: Vec<Owned>,
+    batch: Vec<Vec<Owned>>,
+}
+
+impl PreparedStatement {
+    pub(super) fn new(session: &Arc<SharedSession>, statement: &Statement<'_>, parameter_count: u64) -> Result<Self> {
+        let count = usize::try_from(parameter_count)
+            .ok()
+            .filter(|count| *count <= crate::limits::PARAMETERS * 8)
+            .ok_or_else(|| Error::internal(format!("the server says {parameter_count} parameters")))?;
+        let names = parameters(statement.text);
+        session.statement_opened();
+        Ok(Self {
+            session: Arc::clone(session),
+            sql: Arc::new(OwnedStatement::new(statement)),
+            names: if names.len() == count { names } else { Vec::new() },
+            parameters: count,
+            bound: Mutex::new(Bound {
+                values: vec![Owned::Null; count],
+                batch: Vec::new(),
+            }),
+        })
+    }
+
+    pub(crate) fn session(&self) -> &SharedSession {
+        &self.session
+    }
+
+    pub(crate) fn parameter_count(&self) -> usize {
+        self.parameters
+    }
+
+    /// The name with its first character, as in ":id"; None for a bare "?" or a number.
+    pub(crate) fn parameter_name(&self, index: i64) -> Result<Option<&str>> {
+        let at = self.place(index)?;
+        Ok(self.names.get(at).and_then(Option::as_deref))
+    }
+
+    /// The index, from 1 on, of the parameter that is called so in the SQL.
+    pub(crate) fn parameter_index(&self, name: &str) -> Result<usize> {
+        let found = self.names.iter().position(|known| known.as_deref() == Some(name));
+        found.map(|at| at + 1).ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                format!("the statement has no parameter {name:?}; names begin with ':', '@' or '$', as in the SQL"),
+            )
+        })
+    }
+
+    /// Gives parameter `index`, from 1 on, a value, which is copied.
+    pub(crate) fn bind(&self, index: i64, value: Value<'_>) -> Result<()> {
+        let at = self.place(index)?;
+        let value = Owned::copy(value, at + 1)?;
+        self.lock()?.values[at] = value;
+        Ok(())
+    }
+
+    pub(crate) fn bind_time(&self, index: i64, seconds: i64, nanoseconds: u32) -> Result<()> {
+        let at = self.place(index)?;
+        let value = Owned::time(seconds, nanoseconds, at + 1)?;
+        self.lock()?.values[at] = value;
+        Ok(())
+    }
+
+    /// Gives all parameters a value, or none if one cannot have it.
+    pub(crate) fn bind_all<'a>(&self, values: impl ExactSizeIterator<Item = Result<Value<'a>>>) -> Result<()> {
+        if values.len() != self.parameters {
+            return Err(Error::invalid(format!(
+                "the statement has {} parameters, and {} values were given",
+                self.parameters,
+                values.len()
+            )));
+        }
+        let values: Result<Vec<Owned>> = values
+            .enumerate()
+            .map(|(at, value)| Owned::copy(value?, at + 1))
+            .collect();
+        self.lock()?.values = values?;
+        Ok(())
+    }
+
+    pub(crate) fn clear_bindings(&self) -> Result<()> {
+        self.lock()?.values.fill(Owned::Null);
+        Ok(())
+    }
+
+    /// Forgets the sets of a batch that was not run; what is bound stays.
+    pub(crate) fn reset(&self) -> Result<()> {
+        self.lock()?.batch.clear();
+        Ok(())
+    }
+
+    pub(crate) fn exec(&self) -> Result<Changes> {
+        let bound = self.lock()?;
+        check_total(&bound.values, self.sql.text())?;
+        let values: Vec<Value<'_>> = bound.values.iter().map(Owned::as_value).collect();
+        self.session
+            .call(|core, deadline| core.exec_with(&self.sql.get(), Params::new(&values), deadline))
+    }
+
+    pub(crate) fn query(&self) -> Result<ResultRows> {
+        let bound = self.lock()?;
+        check_total(&bound.values, self.sql.text())?;
+        let values: Vec<Value<'_>> = bound.values.iter().map(Owned::as_value).collect();
+        start(&self.session, Arc::clone(&self.sql), &values, Keep::Yes)
+    }
+
+    /// Keeps what is bound as one set of the next batch.
+    pub(crate) fn add_batch(&self) -> Result<()> {
+        let mut bound = self.lock()?;
+        check_total(&bound.values, self.sql.text())?;
+        let set = bound.values.clone();
+        bound.batch.push(set);
+        Ok(())
+    }
+
+    /// Runs the statement for all sets, all or none of it; the sum of the rows affected. The sets are used up.
+    pub(crate) fn exec_batch(&self) -> Result<i64> {
+        let batch = std::mem::take(&mut self.lock()?.batch);
+        let bound = self.lock()?;
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        let statement = self.sql.get();
+        if statement.controls_transaction() || statement.kind == Sql::Read {
+            return Err(Error::misuse(
+                "a batch runs statements that change rows, and this one does not",
+            ));
+        }
+        let done = self.session.call(|core, deadline| {
+            let inside = core.in_transaction();
+            let (begin, end) = if inside {
+                (SAVEPOINT, RELEASE)
+            } else {
+                ("BEGIN IMMEDIATE", "COMMIT")
+            };
+            let control = |core: &mut Session, sql: &str| match statements(sql).next() {
+                Some(statement) => core.exec(&statement, deadline).map(|_| ()),
+                None => Ok(()),
+            };
+            control(core, begin)?;
+            let mut sets = batch.iter().map(|set| set.iter().map(Owned::as_value).collect());
+            let failure = match core.exec_many(&statement, &mut sets, deadline) {
+                Ok(rows) => match control(core, end) {
+                    Ok(()) => return Ok(rows),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            // A transaction that is gone already needs nothing; ours alone is ended here, the caller's is told.
+            if inside && failure.kind() == Kind::Sql && core.in_transaction() {
+                let _ = control(core, ROLLBACK_TO).and_then(|()| control(core, RELEASE));
+            } else if !inside && core.in_transaction() {
+                let _ = control(core, "ROLLBACK");
+            }
+            Err(outcome(failure, inside))
+        });
+        drop(bound);
+        done
+    }
+
+    fn place(&self, index: i64) -> Result<usize> {
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| index.checked_sub(1))
+            .filter(|at| *at < self.parameters)
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "the statement has no parameter {index}: it has {}, and the first one is 1",
+                    self.parameters
+                ))
+            })
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, Bound>> {
+        self.bound
+            .try_lock()
+            .ok_or_else(|| Error::misuse("another thread is using this statement: each thread needs its own"))
+    }
+}
+
+/// A transaction that the batch itself opened leaves nothing behind: to the caller it was one statement.
+fn outcome(failure: Error, inside: bool) -> Error {
+    if inside || failure.kind() != Kind::TransactionLost {
+        return failure;
+    }
+    Error::new(
+        Kind::Retry,
+        format!("nothing of the batch was kept, a retry is safe ({})", failure.message()),
+    )
+}
+
+impl Drop for PreparedStatement {
+    fn drop(&mut self) {
+        self.session.statement_closed();
+    }
+}
