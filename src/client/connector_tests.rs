@@ -6,18 +6,12 @@ use super::*;
 use crate::client::fake_tests::{Fake, Fault, connector, nobody, parsed, soon};
 
 fn found(connector: &Connector, deadline: Instant) -> String {
-    connector
-        .leader(deadline)
-        .map(|(_, address)| address)
-        .unwrap()
+    connector.leader(deadline).map(|(_, address)| address).unwrap()
 }
 
 fn failed(connector: &Connector, millis: u64) -> Error {
     let began = Instant::now();
-    let error = connector
-        .leader(began + Duration::from_millis(millis))
-        .err()
-        .unwrap();
+    let error = connector.leader(began + Duration::from_millis(millis)).err().unwrap();
     assert!(
         began.elapsed() < Duration::from_millis(millis + 300),
         "{:?} for {error}",
@@ -35,19 +29,13 @@ fn the_only_node_leads() {
 #[test]
 fn a_follower_names_the_leader() {
     let fake = Fake::new("VV");
-    assert_eq!(
-        found(&connector(&fake.addresses[1..]), soon()),
-        fake.address(1)
-    );
+    assert_eq!(found(&connector(&fake.addresses[1..]), soon()), fake.address(1));
 }
 
 #[test]
 fn a_spare_names_the_members_and_one_of_them_leads() {
     let fake = Fake::new("VP");
-    assert_eq!(
-        found(&connector(&fake.addresses[1..]), soon()),
-        fake.address(1)
-    );
+    assert_eq!(found(&connector(&fake.addresses[1..]), soon()), fake.address(1));
 }
 
 #[test]
@@ -57,11 +45,7 @@ fn a_node_that_hangs_delays_nobody() {
     let hanging_first = [fake.address(3).to_owned(), fake.address(1).to_owned()];
     let began = Instant::now();
     assert_eq!(found(&connector(&hanging_first), soon()), fake.address(1));
-    assert!(
-        began.elapsed() < Duration::from_millis(300),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -115,11 +99,7 @@ fn the_last_leader_is_asked_first_and_alone() {
     assert_eq!(fake.world().asked.keys().copied().collect::<Vec<_>>(), [1]);
 
     fake.world().leader = 3;
-    assert_eq!(
-        found(&connector, soon()),
-        fake.address(3),
-        "it names its successor"
-    );
+    assert_eq!(found(&connector, soon()), fake.address(3), "it names its successor");
     fake.fault(3, Fault::Hangs);
     fake.world().leader = 2;
     let began = Instant::now();
@@ -169,10 +149,7 @@ fn one_that_names_another_which_denies_it_is_no_way() {
         fake.address(2)
     );
     assert!(error.message().contains(&denied), "{error}");
-    assert!(
-        error.message().contains("2 of 2 voters answered; 2 needed"),
-        "{error}"
-    );
+    assert!(error.message().contains("2 of 2 voters answered; 2 needed"), "{error}");
 }
 
 #[test]
@@ -185,16 +162,10 @@ fn strangers_and_the_silent_are_named() {
     let text = error.message();
     assert!(!text.contains("voters answered"), "{text}");
     assert!(
-        text.contains(&format!(
-            "{}: knows no leader and no members",
-            fake.address(1)
-        )),
+        text.contains(&format!("{}: knows no leader and no members", fake.address(1))),
         "{text}"
     );
-    assert!(
-        text.contains(&format!("{}: the node", fake.address(2))),
-        "{text}"
-    );
+    assert!(text.contains(&format!("{}: the node", fake.address(2))), "{text}");
     assert!(
         text.contains(&format!("{}: the node announced", fake.address(3))),
         "{text}"
@@ -203,13 +174,7 @@ fn strangers_and_the_silent_are_named() {
 
 #[test]
 fn without_a_leader_the_deadline_ends_it() {
-    for (millis, hangs) in [
-        (0, false),
-        (1, false),
-        (150, false),
-        (150, true),
-        (700, true),
-    ] {
+    for (millis, hangs) in [(0, false), (1, false), (150, false), (150, true), (700, true)] {
         let fake = Fake::new("V");
         fake.fault(1, if hangs { Fault::Hangs } else { Fault::Ignorant });
         let error = failed(&connector(&fake.addresses), millis);
@@ -225,10 +190,7 @@ fn more_addresses_than_are_asked_at_a_time() {
     assert_eq!(found(&connector(&addresses), soon()), fake.address(1));
     fake.world().leader = 0;
     let error = failed(&connector(&addresses), 300);
-    assert_eq!(
-        error.message().matches(": connecting to").count(),
-        3 * limits::PROBES
-    );
+    assert_eq!(error.message().matches(": connecting to").count(), 3 * limits::PROBES);
 }
 
 /// The node of this process, which the fake plays.
