@@ -160,9 +160,8 @@ int dqlitepy_client_close(dqlitepy_handle handle);
  * member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
  * DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
  * dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
- * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
- * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
- * Since 0.1.0.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
+ * DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_client_add(dqlitepy_handle handle,
                         dqlitepy_node_id id,
@@ -227,8 +226,8 @@ int dqlitepy_client_transfer(dqlitepy_handle handle, dqlitepy_node_id id);
  *
  * `address` is a NUL-terminated UTF-8 "host:port". Either output may be NULL; they receive 0 on failure. Voters are
  * spread over failure domains, and of two nodes the one with less weight is promoted first.
- * Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or
- * a host name that has no address), DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
+ * Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
+ * DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
  */
 int dqlitepy_client_describe(dqlitepy_handle handle,
                              const char *address,
@@ -240,8 +239,8 @@ int dqlitepy_client_describe(dqlitepy_handle handle,
  * it when it stops.
  *
  * `address` is a NUL-terminated UTF-8 "host:port". Blocks until the node has answered, 10 s at most.
- * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
- * DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a failure it may have been set. Since 0.2.0.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a
+ * failure it may have been set. Since 0.2.0.
  */
 int dqlitepy_client_set_weight(dqlitepy_handle handle,
                                const char *address,
