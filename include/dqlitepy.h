@@ -28,6 +28,26 @@ extern "C" {
 
 
 /**
+ * Details for whoever looks for a fault. Since 0.2.0.
+ */
+#define DQLITEPY_LOG_DEBUG 1
+
+/**
+ * What happens in normal operation: a node started, stopped, joined. Since 0.2.0.
+ */
+#define DQLITEPY_LOG_INFO 2
+
+/**
+ * What an operator should look at. Since 0.2.0.
+ */
+#define DQLITEPY_LOG_WARN 3
+
+/**
+ * What no longer works. Since 0.2.0.
+ */
+#define DQLITEPY_LOG_ERROR 4
+
+/**
  * The call succeeded.
  */
 #define DQLITEPY_OK 0
@@ -122,6 +142,12 @@ typedef unsigned long long dqlitepy_handle;
  * The raft id of a node: never 0.
  */
 typedef unsigned long long dqlitepy_node_id;
+
+/**
+ * Receives a message of the library: `data` as it was given to dqlitepy_set_log_callback, a level DQLITEPY_LOG_..., and a
+ * NUL-terminated UTF-8 text that lives until the callback returns. It must not throw. Since 0.2.0.
+ */
+typedef void (*dqlitepy_log_callback)(void *data, int level, const char *message);
 
 /**
  * A member of a cluster, as dqlitepy_client_cluster describes it in JSON.
@@ -279,6 +305,21 @@ int dqlitepy_version_number(void);
  * The version of this library, such as "0.2.0". Static; not to be freed. Since 0.1.0.
  */
 char *dqlitepy_version_string(void);
+
+/**
+ * Sets who is told what the library has to say: at most one callback per process; NULL removes it. Without one, nothing is
+ * said; the library never writes to stdout or stderr.
+ *
+ * `data` is passed to each call and must stay valid until another callback is set or this one removed. The calls come from
+ * one thread of the library, never two at a time, and may call any function of this library. A callback that is slow
+ * misses messages and is told how many, but holds nobody up. When this returns, the callback before was called for the
+ * last time, and it was told what had been logged until then (for a second at most). Inside a callback it returns at
+ * once, and the call in progress is the last one.
+ * Returns DQLITEPY_OK, DQLITEPY_MISUSE (a forked child) or DQLITEPY_INTERNAL (no thread). Blocks until a call in progress
+ * has returned. Since 0.2.0.
+ */
+int dqlitepy_set_log_callback(dqlitepy_log_callback callback,
+                              void *data);
 
 /**
  * Makes a node that is a cluster of its own. It does not run yet and touches neither disk nor network.

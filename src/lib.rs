@@ -9,6 +9,7 @@ mod error;
 mod ffi;
 mod handle;
 mod limits;
+mod log;
 mod net;
 mod node;
 mod render;

@@ -25,6 +25,9 @@ pub(crate) const PROBES: usize = 10;
 /// to the majority; a leader that is not done by then has lost its followers, and another one may lead already.
 pub(crate) const CHANGE: Duration = Duration::from_secs(5);
 
+/// How long a node that stops may take to give its lead away.
+pub(crate) const GIVE_LEAD: Duration = Duration::from_secs(2);
+
 /// How long the engine may take to stop before the caller gets its thread back.
 pub(crate) const STOP: Duration = Duration::from_secs(30);
 
@@ -42,3 +45,12 @@ pub(crate) const RESPONSE: u64 = 2 << 30;
 
 /// Sessions that one handle keeps for reads while its main one is busy.
 pub(crate) const SPARES: usize = 16;
+
+/// Messages that wait for the log callback; a host that reads slower loses the rest and is told how many.
+pub(crate) const LOG_QUEUE: usize = 1000;
+
+/// A message to the log callback is cut after so many bytes; an address list can be long.
+pub(crate) const LOG_MESSAGE: usize = 4096;
+
+/// What the messages that still wait may take when the log callback is removed.
+pub(crate) const LOG_DRAIN: Duration = Duration::from_secs(1);

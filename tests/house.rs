@@ -7,7 +7,7 @@ use dqlitepy as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room with the rooms that it may use, besides the leaves `error` and `limits`.
+/// Each room with the rooms that it may use, besides the leaves `error`, `limits` and `log`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("ffi", &["handle", "node", "client", "engine", "net", "render"]),
     ("handle", &["node", "client"]),
@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("wire", &[]),
 ];
-const LEAVES: &[&str] = &["error", "limits"];
+const LEAVES: &[&str] = &["error", "limits", "log"];
 
 /// Rooms and files that may hold `unsafe`.
 const UNSAFE: &[&str] = &["ffi/", "engine/", "net/sys.rs"];

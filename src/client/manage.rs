@@ -120,6 +120,23 @@ pub(crate) fn handover(connector: &Connector, me: u64, deadline: Instant) -> Res
     given.map(drop)
 }
 
+/// Moves the lead to somebody else, if `me` has it and somebody can take it; the roles stay.
+pub(crate) fn give_lead_away(connector: &Connector, me: u64, address: &str, deadline: Instant) -> Result<()> {
+    let Some(mut conn) = own_lead(connector, me, address, deadline)? else {
+        return Ok(());
+    };
+    let present = members(&mut conn, deadline)?;
+    drop(conn);
+    if present.len() < 2 {
+        return Ok(());
+    }
+    let peers = probe(connector, &present, deadline);
+    match roles::next_leaders(&peers, me).as_slice() {
+        [] => Ok(()),
+        heirs => change::move_lead(connector, address, heirs, deadline),
+    }
+}
+
 /// Sees to it that `me`, who leads at `leader`, does not any more. Without another voter somebody becomes one first.
 pub(super) fn step_down(
     connector: &Connector,

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::client::change;
 use crate::client::conn::{Broken, Conn};
+use crate::client::manage::take_role;
+use crate::client::roles::Targets;
 use crate::client::connector::{Connector, text, unexpected};
 use crate::client::manage;
 use crate::client::probe::{Metadata, describe, probe};
@@ -94,6 +96,18 @@ impl Client {
             true => Ok(Role::Voter),
             false => Ok(role),
         }
+    }
+
+    /// What a node does to become a member: it is added as a spare, if it is none yet, and takes the role that the cluster
+    /// lacks. Without that role it is a member all the same; the leader will deal it one.
+    pub(crate) fn enter(&self, id: u64, address: &Address, targets: Targets) -> Result<()> {
+        let deadline = self.deadline();
+        let address = address.to_string();
+        if find_same(&self.members(deadline)?, id, &address)?.is_none() {
+            change::add(&self.connector, id, &address, deadline)?;
+        }
+        let _ = take_role(&self.connector, id, targets, deadline);
+        Ok(())
     }
 
     /// Whether the node answers. One that leads a cluster of its own is refused: it cannot take over another log, the

@@ -23,7 +23,7 @@ mod search;
 
 pub(crate) use conn::{Broken, Conn};
 pub(crate) use connector::{Connector, Local};
-pub(crate) use manage::{adjust_once, handover, leads, take_role};
+pub(crate) use manage::{adjust_once, give_lead_away, handover};
 pub(crate) use members::{Client, Member, members};
 pub(crate) use roles::Targets;
 

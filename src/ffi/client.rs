@@ -67,7 +67,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
     guard(|| {
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        node::add(&*object::<Client>(handle)?, id, &address)
+        node::add(&*object::<Client>(handle)?, id, &address).map(drop)
     })
 }
 

@@ -8,6 +8,7 @@ mod args;
 mod client;
 mod guard;
 mod library;
+mod log;
 mod node;
 mod ret;
 

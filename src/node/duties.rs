@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::client::Member;
+use crate::client::{self, Member, Targets};
 use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::log;
 use crate::net;
 use crate::node::files::{self, Entry};
 use crate::node::instance::Instance;
@@ -16,6 +18,9 @@ use crate::node::join;
 /// Between two looks at the members; a node that waits to join tries more often.
 const PAUSE: Duration = Duration::from_secs(1);
 const JOIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the leader looks whether the roles fit, if the members stay the same.
+const ADJUST_EVERY: Duration = Duration::from_secs(5);
 
 /// The thread that does it, and what others wait for.
 pub(crate) struct Duties {
@@ -26,6 +31,8 @@ pub(crate) struct Duties {
 
 struct State {
     stopping: bool,
+    /// There is something new to do: the pause is over.
+    hurry: bool,
     /// None once the node belongs to a cluster; else why it does not yet.
     unjoined: Option<Error>,
 }
@@ -35,6 +42,7 @@ impl Duties {
         Self {
             state: Mutex::new(State {
                 stopping: false,
+                hurry: false,
                 unjoined: joins.then(not_tried),
             }),
             changed: Condvar::new(),
@@ -50,7 +58,10 @@ impl Duties {
 
     /// The node was told to leave its cluster of one for another.
     pub(crate) fn expect_join(&self) {
-        self.state.lock().unjoined = Some(not_tried());
+        let mut state = self.state.lock();
+        state.unjoined = Some(not_tried());
+        state.hurry = true;
+        self.changed.notify_all();
     }
 
     /// Waits until the node belongs to a cluster.
@@ -101,18 +112,19 @@ impl Duties {
     fn pause(&self, time: Duration) -> bool {
         let mut state = self.state.lock();
         let until = Instant::now() + time;
-        while !state.stopping && !self.changed.wait_until(&mut state, until).timed_out() {}
+        while !state.stopping && !state.hurry && !self.changed.wait_until(&mut state, until).timed_out() {}
+        state.hurry = false;
         !state.stopping
     }
 }
 
 fn run(duties: &Duties, instance: &Weak<Instance>) {
-    let mut members = Vec::new();
+    let mut known = Known::default();
     let mut fresh = true;
     loop {
         let Some(node) = instance.upgrade() else { return };
         if duties.joined() {
-            look_after(&node, &mut members);
+            look_after(&node, &mut known);
         } else {
             duties.set_joined(join::attempt(&node, fresh));
             // What comes after a first attempt was our own doing.
@@ -127,16 +139,44 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
     }
 }
 
-/// Keeps cluster.yaml like the members, for the next start and for go-dqlite.
-fn look_after(node: &Instance, known: &mut Vec<Member>) {
+/// What the thread remembers from one look to the next.
+#[derive(Default)]
+struct Known {
+    members: Vec<Member>,
+    adjusted: Option<Instant>,
+}
+
+/// Keeps cluster.yaml like the members, for the next start and for go-dqlite, and deals out the roles if this node leads.
+fn look_after(node: &Arc<Instance>, known: &mut Known) {
     let Ok(members) = node.members() else { return };
-    if members.is_empty() || members == *known {
-        return;
+    let changed = members != known.members;
+    if changed && !members.is_empty() {
+        let entries: Vec<Entry> = members.iter().map(entry).collect();
+        node.watch().learn(&entries);
+        if files::store_cluster(node.dir(), &entries).is_ok() {
+            known.members = members;
+        }
     }
-    let entries: Vec<Entry> = members.iter().map(entry).collect();
-    node.watch().learn(&entries);
-    if files::store_cluster(node.dir(), &entries).is_ok() {
-        *known = members;
+    let due = known.adjusted.is_none_or(|before| before.elapsed() >= ADJUST_EVERY);
+    // Two nodes are what somebody added with his own hands: who votes there is his decision.
+    if (changed || due) && known.members.len() > 2 && node.status().is_ok_and(|status| status.leads) {
+        known.adjusted = Some(Instant::now());
+        adjust_roles(node);
+    }
+}
+
+fn adjust_roles(node: &Arc<Instance>) {
+    let (me, connector) = (node.me(), node.connector());
+    let deadline = Instant::now() + limits::CLIENT_CALL;
+    loop {
+        match client::adjust_once(&connector, me.id, &me.address, Targets::default(), deadline) {
+            Ok(true) if Instant::now() < deadline => {}
+            Ok(_) => return,
+            Err(error) => {
+                log::warn(format_args!("the roles of the cluster could not be adjusted: {error}"));
+                return;
+            }
+        }
     }
 }
 

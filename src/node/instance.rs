@@ -17,6 +17,7 @@ use crate::engine::fork::NotForChildren;
 use crate::engine::{self, Engine, Status};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log;
 use crate::net::{self, Address, Stream};
 use crate::node::Config;
 use crate::node::duties::Duties;
@@ -91,6 +92,7 @@ impl Instance {
         match Self::open(config, me, plan, bound, listener) {
             Ok(instance) => {
                 RUNNING.lock().push(Arc::downgrade(&instance));
+                log::info(format_args!("node {} at {} started in {}", instance.me.id, instance.me.address, config.dir.display()));
                 instance.duties.begin(&instance);
                 Ok(instance)
             }
@@ -225,6 +227,10 @@ impl Instance {
         self.core().map(drop)
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.core.lock().is_none()
+    }
+
     /// What a failed call says if the node was lost meanwhile.
     pub(crate) fn explain(&self, error: Error) -> Error {
         match self.watch.check() {
@@ -258,14 +264,16 @@ impl Instance {
         files::store_join(&self.dir, files::Join::Reset)?;
         files::store_cluster(&self.dir, peers)?;
         self.watch.set_plan(Plan::Join);
-        self.duties.expect_join();
+        self.watch.learn(peers);
         *self.core.lock() = None;
         core.door.close();
         core.engine.stop()?;
         drop(core);
         files::remove_raft_state(&self.dir)?;
         files::store_join(&self.dir, files::Join::Pending)?;
-        self.open_core(net::listen(&self.bound)?.0)
+        self.open_core(net::listen(&self.bound)?.0)?;
+        self.duties.expect_join();
+        Ok(())
     }
 
     /// Stops for everybody who is attached. Returns at the deadline at the latest; the engine then goes on stopping.
@@ -278,6 +286,7 @@ impl Instance {
             Kind::Shutdown,
             format!("the node at {} was stopped during the call", self.me.address),
         ));
+        log::info(format_args!("node {} at {} is stopping", self.me.id, self.me.address));
         core.door.close();
         let (done, wait) = mpsc::channel();
         net::sys::spawn("dqlite-stop", move || {

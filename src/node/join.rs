@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Member};
+use crate::client::{Client, Member, Role, Targets};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::net::Address;
@@ -30,7 +30,7 @@ pub(crate) fn attempt(node: &Instance, fresh: bool) -> Result<()> {
     if fresh && node.watch().is_new() && members.iter().any(|member| is(member, node)) {
         client.remove(me.id)?;
     }
-    client.add(me.id, &Address::parse_peer(&me.address, "address")?)?;
+    client.enter(me.id, &Address::parse_peer(&me.address, "address")?, Targets::default())?;
     let members = client.cluster()?;
     let entries: Vec<_> = members.iter().map(entry).collect();
     node.watch().learn(&entries);
@@ -43,21 +43,18 @@ fn is(member: &Member, node: &Instance) -> bool {
 }
 
 /// Adds a node to the cluster of `client`. One that runs in this process with a blank history of its own gives that up.
-pub(crate) fn add(client: &Client, id: u64, address: &Address) -> Result<()> {
+pub(crate) fn add(client: &Client, id: u64, address: &Address) -> Result<Role> {
     let local = Instance::running_at(&address.to_string()).filter(|node| node.me().id == id);
-    let Some(node) = local else {
-        return client.add(id, address).map(drop);
-    };
-    let members = client.cluster()?;
-    let belongs = members.iter().any(|member| is(member, &node));
-    if !belongs && leads_blank_cluster_of_its_own(&node)? {
-        let peers: Vec<_> = members.iter().map(entry).collect();
-        node.rejoin(&peers)?;
-        node.watch().learn(&peers);
-        let deadline = Instant::now() + limits::CLIENT_CALL;
-        return node.duties().wait_joined(deadline);
+    if let Some(node) = local {
+        let members = client.cluster()?;
+        let belongs = members.iter().any(|member| is(member, &node));
+        if !belongs && leads_blank_cluster_of_its_own(&node)? {
+            let peers: Vec<_> = members.iter().map(entry).collect();
+            node.rejoin(&peers)?;
+            node.duties().wait_joined(Instant::now() + limits::CLIENT_CALL)?;
+        }
     }
-    client.add(id, address).map(drop)
+    client.add(id, address)
 }
 
 fn leads_blank_cluster_of_its_own(node: &Instance) -> Result<bool> {

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::client::Connector;
+use crate::client::{self, Connector};
 use crate::db::{self, Changes, Database, WakeSlot};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log;
 use crate::net::Address;
 use crate::node::instance::Instance;
 
@@ -134,6 +135,8 @@ impl Node {
         match &*self.phase.lock() {
             // The start before this one ended while the node was still waiting to join.
             Phase::Running(running) if running.instance.duties().waits() => return Ok(Arc::clone(&running.instance)),
+            // Another handle has stopped it.
+            Phase::Running(running) if running.instance.is_stopped() => {}
             Phase::Running(running) => {
                 return Err(Error::misuse(format!("the node at {} is running already", running.instance.me().address)));
             }
@@ -160,15 +163,9 @@ impl Node {
         Ok(instance)
     }
 
-    /// Gives the lead away, if there is anybody to take it.
+    /// Gives the lead and the vote away, if there is anybody to take them.
     pub(crate) fn handover(&self) -> Result<()> {
-        self.call(|running| {
-            let members = running.instance.members()?;
-            if members.iter().all(|member| member.id == running.instance.me().id) {
-                return Ok(());
-            }
-            Err(Error::misuse("handing over to other members is not supported by this version"))
-        })
+        self.call(|running| client::handover(&running.connector, running.instance.me().id, running.deadline()))
     }
 
     /// Stops the node, for all its handles. It can be started again.
@@ -176,6 +173,7 @@ impl Node {
         let _changing = self.changing.lock();
         let deadline = Instant::now() + limits::STOP;
         let running = self.running()?;
+        running.give_lead_away();
         *self.phase.lock() = Phase::Stopped;
         let stopped = Error::new(
             Kind::Shutdown,
@@ -222,8 +220,8 @@ impl Node {
     fn call<T>(&self, call: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
         let running = self.running()?;
         let _inside = running.calls.read();
-        running.wake.check()?;
         running.instance.check()?;
+        running.wake.check()?;
         call(&running).map_err(|error| running.instance.explain(error))
     }
 
@@ -255,6 +253,14 @@ impl Running {
     fn database(&self) -> Result<Arc<Database>> {
         let current = self.current.lock().clone();
         current.ok_or_else(|| Error::misuse("no database is open on this node: call dqlitepy_node_open_db first"))
+    }
+
+    /// So that the others do not have to notice that the leader is gone. Whatever comes of it, the node stops.
+    fn give_lead_away(&self) {
+        let (me, deadline) = (self.instance.me(), Instant::now() + limits::GIVE_LEAD);
+        if let Err(error) = client::give_lead_away(&self.connector, me.id, &me.address, deadline) {
+            log::info(format_args!("the node at {} stops without giving its lead away: {error}", me.address));
+        }
     }
 
     /// Wakes the calls in flight and waits until they have left.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::db::WakeSlot;
 use crate::engine::{self, Start};
 use crate::error::{Error, Result};
+use crate::log;
 use crate::net::{self, Address};
 use crate::node::Config;
 use crate::node::files::{self, Entry};
@@ -100,6 +101,7 @@ impl Watch {
     /// Takes the node out of service for a reason that only a person can mend.
     pub(crate) fn lose(&self, reason: &str) {
         let _ = self.lost.set(reason.to_owned());
+        log::error(format_args!("node {} at {} is lost: {reason}", self.me.id, self.me.address));
         self.wake_all(&lost(reason));
     }
 

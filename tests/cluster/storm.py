@@ -1,0 +1,347 @@
+"""A storm: random faults under writers on all nodes, and afterwards the proof that nothing was lost, doubled or torn.
+
+    tests/cluster/storm.py [--seed N] [--seconds 60] [--nodes 3] [--rate 10] [--faults kill,pause,...] [--keep DIR]
+
+The seed decides which faults come, when, upon whom and how long; what the machine makes of them is its own business. Exit
+code 0 if every check holds, 1 if one does not, 2 if clusters cannot be tested here. Prints the seed, what was done, what
+came of it and the verdict. With a fault the records and logs stay in the directory that is named.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import checkers  # noqa: E402
+import harness  # noqa: E402
+from harness import OK, wait_until  # noqa: E402
+
+ACCOUNTS, BALANCE = 8, 100
+CALL = 5.0  # the deadline of the writers' calls, in seconds
+BACK = 60.0  # within this everything must be well after the last fault
+
+# Name: (how often, seconds it lasts). "leader" in a name: it befalls whoever leads just then.
+FAULTS = {
+    "kill": (4, (0.0, 3.0)),
+    "kill leader": (3, (0.0, 3.0)),
+    "kill minority": (1, (0.5, 4.0)),
+    "kill all": (1, (0.0, 1.0)),
+    "pause": (2, (0.2, 5.0)),
+    "pause leader": (2, (0.2, 8.0)),
+    "stop": (2, (0.0, 3.0)),
+    "stop leader": (2, (0.0, 2.0)),
+    "stop and start": (1, (0.0, 0.5)),
+    "unplug": (1, (0.3, 6.0)),
+    "unplug leader": (1, (0.3, 8.0)),
+    "partition": (3, (0.5, 8.0)),
+    "split leader": (1, (0.5, 8.0)),
+    "cut": (1, (0.5, 6.0)),
+    "cut leader": (1, (0.5, 6.0)),
+}
+
+
+@dataclass
+class Fault:
+    after: float  # seconds of calm before it
+    name: str
+    lasts: float
+    dice: int  # decides whom it befalls
+
+
+def plan(seed, seconds, wanted):
+    """The faults of a run: the same for the same seed."""
+    rng = random.Random(seed)
+    names = [name for name in FAULTS if name in wanted or name.split()[0] in wanted] if wanted else list(FAULTS)
+    faults, spent = [], 0.0
+    while True:
+        name = rng.choices(names, [FAULTS[name][0] for name in names])[0]
+        fault = Fault(rng.uniform(0.2, 4.0), name, rng.uniform(*FAULTS[name][1]), rng.getrandbits(32))
+        spent += fault.after + fault.lasts
+        if spent > seconds and faults:
+            return faults
+        faults.append(fault)
+
+
+@dataclass
+class Outcome:
+    counts: Counter = field(default_factory=Counter)
+    wrong: list = field(default_factory=list)
+    longest: float = 0.0
+
+
+class Storm:
+    def __init__(self, cluster, seed, rate, say):
+        self.cluster, self.seed, self.rate, self.say = cluster, seed, rate, say
+        self.net = cluster.net
+        self.faults = Counter()
+        self.paused = []  # (node, from, to)
+        self.epoch = time.monotonic()
+        self.wait = threading.Event().wait
+
+    def prepare(self):
+        self.cluster.start()
+        first = self.cluster[1].open_db()
+        first.exec(
+            "CREATE TABLE rows(k TEXT); CREATE TABLE accounts(id INTEGER PRIMARY KEY, balance INTEGER); "
+            "CREATE TABLE ledger(k TEXT, source INTEGER, target INTEGER, amount INTEGER); "
+            "CREATE TABLE registers(id INTEGER PRIMARY KEY, v TEXT); "
+            + "".join(f"INSERT INTO accounts VALUES({number}, {BALANCE}); " for number in range(ACCOUNTS))
+        )
+        self.epoch = time.monotonic()
+        for node in self.cluster.nodes:
+            self.start_writers(node)
+
+    def start_writers(self, node):
+        settings = {"rate": self.rate, "seed": self.seed, "options": {"timeout": int(CALL * 1000)}}
+        self.cluster.write(node, "rows", **settings)
+        self.cluster.write(node, "bank", accounts=ACCOUNTS, **settings)
+        self.cluster.write(node, "register", epoch=self.epoch, **settings)
+
+    def blow(self, faults):
+        for fault in faults:
+            self.wait(fault.after)
+            rng = random.Random(fault.dice)
+            victims = self.choose(fault.name, rng)
+            self.say(f"{time.monotonic() - self.epoch:7.2f} s: {fault.name} {[node.number for node in victims]} {fault.lasts:.2f} s")
+            self.faults[fault.name] += 1
+            getattr(self, "do_" + fault.name.split()[0])(fault, victims, rng)
+
+    def choose(self, name, rng):
+        nodes = self.cluster.nodes
+        if name == "kill all":
+            return nodes
+        if name in ("kill minority", "partition"):
+            return rng.sample(nodes, rng.randint(1, (len(nodes) - 1) // 2))
+        leader = self.cluster.find_leader() if name.endswith("leader") else None
+        return [leader or rng.choice(nodes)]
+
+    # Each fault from its begin to its end.
+
+    def do_kill(self, fault, victims, rng):
+        for node in victims:
+            node.worker.process.kill()
+        for node in victims:
+            node.kill()
+        self.wait(fault.lasts)
+        self.restart(victims)
+
+    def restart(self, nodes):
+        for reply in [node.begin() for node in nodes]:
+            reply.ok(BACK)
+        for node in nodes:
+            self.start_writers(node)
+
+    def do_pause(self, fault, victims, rng):
+        began = time.monotonic()
+        for node in victims:
+            node.worker.pause()
+        self.wait(fault.lasts)
+        for node in victims:
+            node.worker.resume()
+            self.paused.append((node, began, time.monotonic()))
+
+    def do_stop(self, fault, victims, rng):
+        for node in victims:
+            node.worker.ok("stop")
+        if fault.name == "stop and start":
+            self.wait(fault.lasts)
+            for node in victims:
+                node.worker.ok("start")
+            return
+        for node in victims:
+            node.worker.quit()
+        self.wait(fault.lasts)
+        self.restart(victims)
+
+    def do_unplug(self, fault, victims, rng):
+        for node in victims:
+            self.net.unplug(node.number)
+        self.wait(fault.lasts)
+        for node in victims:
+            self.net.plug(node.number)
+
+    def do_partition(self, fault, victims, rng):
+        self.net.partition([number for number in range(1, self.net.size + 1) if self.cluster_number(number) not in victims],
+                           [node.number for node in victims])
+        self.wait(fault.lasts)
+        self.net.heal()
+
+    def cluster_number(self, number):
+        return self.cluster.nodes[number - 1] if number <= len(self.cluster.nodes) else None
+
+    def do_split(self, fault, victims, rng):
+        """The leader with a minority on one side."""
+        others = [node for node in self.cluster.nodes if node not in victims]
+        friends = rng.sample(others, (len(self.cluster.nodes) - 1) // 2 - 1)
+        self.do_partition(fault, victims + friends, rng)
+
+    def do_cut(self, fault, victims, rng):
+        """What one sends to another no longer arrives."""
+        others = [node for node in self.cluster.nodes if node not in victims]
+        pairs = [(node.number, other.number) for node in victims for other in rng.sample(others, rng.randint(1, len(others)))]
+        if rng.random() < 0.5:
+            pairs = [(target, source) for source, target in pairs]
+        for pair in pairs:
+            self.net.cut(*pair)
+        self.wait(fault.lasts)
+        for pair in pairs:
+            self.net.mend(*pair)
+
+    # Afterwards.
+
+    def calm(self):
+        """Everything heals; each node writes once more by itself, and then the writers stop."""
+        self.net.heal()
+        for node in self.cluster.nodes:
+            assert node.alive, f"{node} is gone: {node.worker.said()}"
+        healed = time.monotonic()
+        replies = {}
+
+        def well(node):
+            replies[node] = node.worker.call("open_db")
+            return replies[node].code == OK
+
+        for node in self.cluster.nodes:
+            wait_until(lambda node=node: well(node), BACK, lambda node=node: f"{node} is not well again: {replies[node]}")
+        self.say(f"all well again after {time.monotonic() - healed:.2f} s")
+        stops = [node.worker.send("stop_writers") for node in self.cluster.nodes]
+        for stop in stops:
+            stop.ok(BACK)
+
+    def check(self):
+        outcome = Outcome()
+        snapshots = []
+        # What each node's database holds shows only while that node leads.
+        for _ in range(2 * len(self.cluster.nodes)):
+            leader = self.cluster.leader(BACK)
+            if leader.number not in [number for number, _ in snapshots]:
+                snapshots.append((leader.number, self.read(leader)))
+                outcome.wrong += [f"node {leader.number}: {fault}" for fault in self.judge(snapshots[-1][1])]
+            if len(snapshots) == len(self.cluster.nodes):
+                break
+            leader.worker.ok("stop")
+            leader.worker.ok("start")
+        outcome.counts["leaders looked at"] = len(snapshots)
+        if any(snapshot != snapshots[0][1] for _, snapshot in snapshots):
+            outcome.wrong.append("the nodes differ in what they hold")
+        operations = [operation for kind in ("rows", "bank", "register") for operation in self.cluster.all_records(kind)]
+        for operation in operations:
+            outcome.counts[operation.outcome] += 1
+            outcome.counts[f"{operation.op} {operation.outcome}"] += 1
+            if operation.code:
+                outcome.counts[f"code {operation.code}"] += 1
+        outcome.wrong += checkers.check_registers(self.cluster.all_records("register"))
+        outcome.wrong += self.too_slow(operations)
+        outcome.longest = self.longest_silence(operations)
+        return outcome
+
+    def read(self, node):
+        node.open_db()
+        return {
+            "rows": sorted(row["k"] for row in node.query("SELECT k FROM rows")),
+            "ledger": sorted(node.query("SELECT k, source, target, amount FROM ledger"), key=lambda row: row["k"]),
+            "accounts": {row["id"]: row["balance"] for row in node.query("SELECT id, balance FROM accounts")},
+            "integrity": node.query("PRAGMA integrity_check"),
+        }
+
+    def judge(self, held):
+        wrong = checkers.check_rows(self.cluster.all_records("rows"), held["rows"])
+        wrong += checkers.check_bank(
+            self.cluster.all_records("bank"), ACCOUNTS, BALANCE, held["ledger"], held["accounts"]
+        )
+        if held["integrity"] != [{"integrity_check": "ok"}]:
+            wrong.append(f"integrity_check: {held['integrity']}")
+        return wrong
+
+    def too_slow(self, operations):
+        """Calls that outlived their deadline, pauses of their process apart. A transaction is five calls at most."""
+        wrong = []
+        for operation in operations:
+            if operation.code is None:
+                continue
+            label = operation.writer.split("-")[0]
+            paused = sum(
+                max(0.0, min(operation.ended, to) - max(operation.began, since))
+                for node, since, to in self.paused
+                if node.label == label
+            )
+            calls = 6 if operation.op in ("transaction", "transfer") else 1
+            if operation.ended - operation.began - paused > calls * CALL + harness.SLACK:
+                wrong.append(f"too slow: {operation.ended - operation.began:.1f} s for {operation}: {operation.error}")
+        return wrong
+
+    def longest_silence(self, operations):
+        """The longest time without an acknowledged write."""
+        writes = ("insert", "transaction", "transfer", "write", "cas")
+        ends = sorted(one.ended for one in operations if one.outcome == checkers.DONE and one.op in writes)
+        return max((later - earlier for earlier, later in zip(ends, ends[1:])), default=0.0)
+
+
+def storm(seed, seconds, nodes, rate, work, faults=None, say=print):
+    """One run; the outcome."""
+    with harness.Cluster(work, nodes) as cluster:
+        run = Storm(cluster, seed, rate, say)
+        run.prepare()
+        run.blow(plan(seed, seconds, faults))
+        run.calm()
+        outcome = run.check()
+    outcome.faults = run.faults
+    return outcome
+
+
+def report(outcome, say=print):
+    counts = outcome.counts
+    say(f"faults: {sum(outcome.faults.values())}: {dict(sorted(outcome.faults.items()))}")
+    say(
+        f"operations: {counts['done']} acknowledged, {counts['maybe']} unknown, {counts['not']} refused; "
+        f"{dict(sorted((name, count) for name, count in counts.items() if ' ' in name))}"
+    )
+    say(f"longest time without an acknowledged write: {outcome.longest:.2f} s")
+    for fault in outcome.wrong[:20]:
+        say(f"WRONG: {fault[:1500]}")
+    if len(outcome.wrong) > 20:
+        say(f"... and {len(outcome.wrong) - 20} more")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=10, help="operations per second of each of the three writers of a node")
+    parser.add_argument("--faults", help="only these, e.g. kill,pause or 'kill leader,cut'")
+    parser.add_argument("--keep", help="a directory for records and logs that stays")
+    options = parser.parse_args()
+    reason = harness.why_not()
+    if reason:
+        print(f"storm: skipped: {reason}")
+        return 2
+    work = options.keep or tempfile.mkdtemp(prefix="dqlitepy-storm-")
+    print(f"storm: seed {options.seed}, {options.nodes} nodes, {options.seconds:.0f} s, {harness.LIBRARY}", flush=True)
+    faults = options.faults.split(",") if options.faults else None
+    try:
+        outcome = storm(options.seed, options.seconds, options.nodes, options.rate, work, faults, lambda text: print(text, flush=True))
+    except Exception as fault:
+        print(f"storm: FAILED: seed {options.seed}: {fault!r}; see {work}")
+        return 1
+    report(outcome)
+    if outcome.wrong:
+        print(f"storm: FAILED: seed {options.seed}; see {work}")
+        return 1
+    if not options.keep:
+        shutil.rmtree(work)
+    print(f"storm: passed: seed {options.seed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,606 @@
+"""How nodes in separate processes become one cluster, and stay one: the rules of docs/design.md 4, issue 3 point 1."""
+
+import itertools
+import random
+import threading
+import time
+
+import pytest
+from harness import INVALID, MISUSE, NOLEADER, NOTFOUND, OK, PORT, RETRY, SHUTDOWN, SLACK, STOPPED, TIMEOUT, UNKNOWN, wait_until
+
+VOTER = 0
+BOOTSTRAP_ID = 0x2DC171858C3155BE
+START = 30.0  # what a start may take, as the header says
+
+
+def expect_members(cluster, nodes, addresses=None, seconds=20.0):
+    """Exactly these nodes, each once, under its own id and address."""
+    expected = {node.id: node.address for node in nodes}
+    members = {}
+
+    def agreed():
+        members.clear()
+        members.update(cluster.members(addresses))
+        return {id: address for id, (address, _) in members.items()} == expected
+
+    wait_until(agreed, seconds, lambda: f"members {members}, expected {expected}")
+    return members
+
+
+def expect_a_write(node, seconds=20.0, unknown=False):
+    """Sooner or later. `unknown`: what was sent to a leader that is out of reach may have an unknown outcome."""
+    replies = []
+
+    def done():
+        replies.append(node.worker.call("exec", sql="INSERT INTO seen VALUES(0)"))
+        assert unknown or replies[-1].code != UNKNOWN, str(replies[-1])
+        return replies[-1].code == OK
+
+    wait_until(done, seconds, lambda: replies[-1])
+
+
+def expect_one_cluster(cluster, nodes=None):
+    """One leader, the members as named, and a write through each node is seen through each other."""
+    nodes = nodes or cluster.nodes
+    expect_members(cluster, nodes)
+    leaders = {}
+
+    def agreed():
+        replies = [cluster.watch("leader", node.address) for node in nodes]
+        leaders.update({node.id: reply.value or reply.error for node, reply in zip(nodes, replies)})
+        return len(set(leaders.values())) == 1 and all(reply.code == OK for reply in replies)
+
+    wait_until(agreed, 20, lambda: f"who leads, by node: {leaders}")
+    nodes[0].open_db().exec("CREATE TABLE IF NOT EXISTS seen(a)")
+    before = nodes[0].query("SELECT count(*) AS n FROM seen")[0]["n"]
+    for node in nodes:
+        node.open_db().exec(f"INSERT INTO seen VALUES({node.number})")
+    for node in nodes:
+        assert node.query("SELECT count(*) AS n FROM seen")[0]["n"] == before + len(nodes), node
+
+
+# ---- starting ----
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3), (33, 22, 11), (BOOTSTRAP_ID, 1, 2**64 - 1)])
+def test_all_at_once(cluster, ids):
+    three = cluster(3)
+    for node, id in zip(three.nodes, ids):
+        node.id = id
+    three.start()
+    members = expect_members(three, three.nodes)
+    assert {role for _, role in members.values()} == {VOTER}
+    expect_one_cluster(three)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))), ids=str)
+def test_in_any_order(cluster, order):
+    """Each process starts when the one before it is up; who comes before the first of the list waits for it."""
+    three = cluster(3)
+    replies = []
+    for number in order:
+        replies.append(three[number].begin())
+        wait_until(lambda: replies[-1].arrived.is_set() or three.is_up(three[number]), 10, f"{number} is up")
+    for reply in replies:
+        reply.ok(START)
+    expect_one_cluster(three)
+
+
+def test_start_returns_when_the_join_is_confirmed(cluster):
+    """Right after start a node is a member and can be used, and it was not quick by luck: three rounds."""
+    for _ in range(3):
+        three = cluster(3)
+        for node in three.nodes:
+            node.start(START)
+            assert node.id in three.members()
+            node.open_db().exec("CREATE TABLE IF NOT EXISTS t(a)")
+            assert three.members()[node.id] == (node.address, VOTER)
+        three.finish()
+
+
+def test_the_list_may_hold_blanks_doubles_and_members_that_do_not_exist(cluster):
+    three = cluster(3)
+    nowhere, refusing = f"{three.net.host(99)}:{PORT}", f"{three.net.host(1)}:9999"
+    for node in three.nodes:
+        node.list = f" {three.net.address(1)} ,, {three.net.address(1)},{three.list}, {nowhere},{refusing}, "
+    three.start()
+    expect_one_cluster(three)
+
+
+def test_a_name_that_does_not_resolve(cluster):
+    """It is refused at once with its name in the message, or it is one more member that does not answer."""
+    two = cluster(2)
+    for node in two.nodes:
+        node.list = f"{two.list},no-such-host.invalid:{PORT}"
+    worker = two[1]
+    try:
+        two.start()
+    except AssertionError as fault:
+        assert "no-such-host.invalid" in str(fault) and f"code {INVALID}" in str(fault)
+        assert not worker.dir.exists()
+    else:
+        expect_one_cluster(two)
+
+
+def test_a_node_whose_cluster_is_not_there_waits_and_joins_when_it_comes(cluster):
+    three = cluster(3, options={"timeout": 2000})
+    second = three[2]
+    began = time.monotonic()
+    reply = second.begin().wait(START + SLACK)
+    assert reply.code == NOLEADER, str(reply)
+    assert "not joined yet" in reply.error
+    assert time.monotonic() - began < START + SLACK
+    # It says so in its calls too, and goes on trying.
+    reply = second.worker.call("open_db")
+    assert reply.code == NOLEADER, str(reply)
+    three[1].start(START)
+    second.worker.ok("start")
+    three[3].start(START)
+    expect_one_cluster(three)
+
+
+def test_stop_ends_a_start_that_waits(cluster):
+    three = cluster(3)
+    waiting = three[2].begin()
+    wait_until(lambda: three.is_up(three[2]), 10, "the second node is up")
+    began = time.monotonic()
+    three[2].worker.ok("stop")
+    reply = waiting.wait(10)
+    assert reply.code in (SHUTDOWN, STOPPED), str(reply)
+    assert time.monotonic() - began < 5
+    # And nothing of it stands in the way of the next start.
+    replies = [three[1].begin(), three[3].begin(), three[2].worker.send("start")]
+    for reply in replies:
+        reply.ok(START)
+    expect_one_cluster(three)
+
+
+def test_destroy_ends_a_start_that_waits(cluster):
+    three = cluster(3)
+    waiting = three[2].begin()
+    wait_until(lambda: three.is_up(three[2]), 10, "the second node is up")
+    began = time.monotonic()
+    three[2].worker.ok("destroy")
+    reply = waiting.wait(10)
+    assert reply.code in (SHUTDOWN, STOPPED, NOTFOUND), str(reply)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("size", [2, 5, 9])
+def test_other_sizes(cluster, size):
+    many = cluster(size)
+    many.start(START)
+    members = expect_members(many, many.nodes)
+    assert sum(role == VOTER for _, role in members.values()) >= min(size, 2)
+    expect_one_cluster(many)
+
+
+def test_a_member_that_is_in_nobodys_list_joins_through_its_own(cluster):
+    three = cluster(3).start()
+    fourth = three.add_node(id=44, list=three.net.address(2))
+    fourth.start(START)
+    expect_one_cluster(three)
+
+
+def test_joining_while_a_member_is_unreachable(cluster):
+    three = cluster(3).start()
+    three.net.unplug(3)
+    fourth = three.add_node(id=4, list=f"{three.net.address(3)},{three.net.address(1)}")
+    fourth.start(START)
+    expect_members(three, three.nodes, three.list)
+    fourth.open_db().exec("CREATE TABLE t(a)")
+    three.net.plug(3)
+    expect_one_cluster(three)
+
+
+# ---- restarts and crashes ----
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_restart_of_all(cluster, end):
+    three = cluster(3).start()
+    expect_one_cluster(three)
+    for order in [(1, 2, 3), (3, 2, 1), (2, 3, 1)]:
+        for number in order:
+            if end == "stop":
+                three[number].worker.ok("stop")
+                three[number].worker.quit()
+            else:
+                three[number].kill()
+        three.nodes = [three[number] for number in order]
+        three.start(START)
+        three.nodes.sort(key=lambda node: node.number)
+        expect_one_cluster(three)
+    assert three[1].query("SELECT count(*) AS n FROM seen") == [{"n": 12}]
+
+
+def test_restart_of_one_after_another(cluster):
+    three = cluster(3).start()
+    expect_one_cluster(three)
+    for number in (1, 2, 3):
+        three[number].kill()
+        others = [node for node in three.nodes if node.number != number]
+        expect_a_write(others[0])
+        three[number].start(START)
+        expect_one_cluster(three)
+
+
+def test_stop_and_start_in_the_same_process(cluster):
+    three = cluster(3).start()
+    for number in (2, 1, 3, 1):
+        three[number].worker.ok("stop")
+        three[number].worker.ok("start")
+        expect_one_cluster(three)
+
+
+@pytest.mark.parametrize("victim", [1, 2])
+def test_killed_during_the_first_start(cluster, victim):
+    """At whatever moment; starting again is the cure, in a directory as the crash left it."""
+    delays = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
+    pause = threading.Event()
+    for delay in delays:
+        three = cluster(3)
+        others = [node.begin() for node in three.nodes if node.number != victim]
+        node = three[victim]
+        node.begin()
+        pause.wait(delay)
+        node.kill()
+        node.start(START)
+        for reply in others:
+            reply.ok(START)
+        expect_one_cluster(three)
+        three.finish()
+
+
+def test_killed_again_and_again_during_the_first_start(cluster):
+    three = cluster(3)
+    three[1].start()
+    rng = random.Random(7)
+    pause = threading.Event()
+    for _ in range(8):
+        three[2].begin()
+        pause.wait(rng.random() * 0.5)
+        three[2].kill()
+    three[2].start(START)
+    three[3].start(START)
+    expect_one_cluster(three)
+
+
+@pytest.mark.parametrize("number,id", [(2, 2), (1, 1), (1, BOOTSTRAP_ID), (3, 1)])
+def test_a_wiped_node_joins_anew_under_its_old_id(cluster, number, id):
+    three = cluster(3)
+    for node in three.nodes:
+        node.id = id if node.number == number else node.id + 10
+    three.start()
+    expect_one_cluster(three)
+    node = three[number]
+    node.kill()
+    node.wipe()
+    node.start(START)
+    assert three.members()[node.id] == (node.address, VOTER)
+    expect_one_cluster(three)
+    # It has everything again: with another one gone, nothing goes on without it.
+    other = next(one for one in three.nodes if one is not node)
+    other.kill()
+    survivors = [one for one in three.nodes if one is not other]
+    expect_a_write(survivors[0])
+    for one in survivors:
+        assert one.query("SELECT count(*) AS n FROM seen") == [{"n": 7}]
+    other.start(START)
+    expect_one_cluster(three)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.3])
+def test_a_wiped_node_killed_while_it_joins_anew(cluster, delay):
+    three = cluster(3).start()
+    expect_one_cluster(three)
+    three[2].kill()
+    three[2].wipe()
+    three[2].begin()
+    threading.Event().wait(delay)
+    three[2].kill()
+    three[2].start(START)
+    expect_one_cluster(three)
+
+
+def test_the_first_of_the_list_wiped_while_the_others_are_down(cluster):
+    """Never two clusters in silence: what was founded anew stops serving when it meets the old one, and says why."""
+    three = cluster(3).start()
+    expect_one_cluster(three)
+    for node in three.nodes:
+        node.kill()
+    first = three[1]
+    first.wipe()
+    reply = first.begin().wait(START + SLACK)
+    if reply.code == OK:
+        first.worker.call("open_db")
+    for number in (2, 3):
+        three[number].start(START)
+    others = ",".join(three[number].address for number in (2, 3))
+    three[2].open_db()
+    expect_a_write(three[2])
+    assert three[2].query("SELECT count(*) AS n FROM seen") == [{"n": 4}]
+    if reply.code == OK:
+        # It had founded a cluster of its own.
+        errors = []
+
+        def stopped():
+            errors[:] = [first.worker.call("exec", sql="CREATE TABLE IF NOT EXISTS mine(a)")]
+            return errors[0].code != OK
+
+        wait_until(stopped, 20, lambda: f"the new cluster goes on: {errors[0]}")
+        assert three[2].address in errors[0].error or three[3].address in errors[0].error, errors[0].error
+    else:
+        assert reply.code == NOLEADER, str(reply)
+    assert {id for id in three.members(others)} >= {2, 3}
+
+
+# ---- minorities ----
+
+
+def expect_refusal(node, seconds):
+    """Each call ends within its deadline, and soon each says that there is no leader."""
+    replies = []
+
+    def refused():
+        began = time.monotonic()
+        reply = node.worker.call("exec", sql="INSERT INTO seen VALUES(-1)")
+        replies.append(str(reply))
+        assert time.monotonic() - began < seconds + SLACK, str(reply)
+        # Unknown: it may have been sent before the node saw that it is alone.
+        assert reply.code in (NOLEADER, UNKNOWN, TIMEOUT, RETRY), str(reply)
+        return reply.code == NOLEADER
+
+    wait_until(refused, 30, lambda: replies[-1])
+
+
+def test_a_minority_refuses_and_recovers(cluster):
+    three = cluster(3, options={"timeout": 3000}).start()
+    expect_one_cluster(three)
+    for killed in [(1, 2), (2, 3)]:
+        for number in killed:
+            three[number].kill()
+        left = next(node for node in three.nodes if node.number not in killed)
+        expect_refusal(left, 3.0)
+        three[killed[0]].start(START)
+        expect_a_write(left)
+        three[killed[1]].start(START)
+        expect_one_cluster(three)
+    # Of the refused ones only those whose outcome was unknown may be there.
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+def test_a_partitioned_minority_refuses_and_recovers(cluster, who):
+    three = cluster(3, options={"timeout": 3000}).start()
+    expect_one_cluster(three)
+    leader = three.leader()
+    alone = leader if who == "leader" else next(node for node in three.nodes if node is not leader)
+    rest = [node for node in three.nodes if node is not alone]
+    three.net.partition([node.number for node in rest] + [three.net.size], [alone.number])
+    expect_refusal(alone, 3.0)
+    expect_a_write(rest[0], unknown=True)
+    three.net.heal()
+    expect_a_write(alone, unknown=True)
+    expect_one_cluster(three)
+
+
+# ---- what cannot be ----
+
+
+def test_an_id_that_another_member_has(cluster):
+    three = cluster(3).start()
+    thief = three.add_node(id=2, list=three.list)
+    reply = thief.begin().wait(START + SLACK)
+    assert reply.code == INVALID, str(reply)
+    assert three.net.address(2) in reply.error and thief.address in reply.error
+    three.nodes.remove(thief)
+    expect_one_cluster(three)
+
+
+def test_an_address_that_another_member_has(cluster):
+    """A wiped node that comes back under another id."""
+    three = cluster(3).start()
+    three[2].kill()
+    three[2].wipe()
+    three[2].id = 22
+    reply = three[2].begin().wait(START + SLACK)
+    assert reply.code == INVALID, str(reply)
+    assert " 2 " in reply.error and " 22 " in reply.error and three[2].address in reply.error
+    three[2].kill()
+    rest = [three[1], three[3]]
+    expect_members(three, [three[1], three[3], type("Gone", (), {"id": 2, "address": three[2].address})])
+    rest[0].open_db().exec("CREATE TABLE IF NOT EXISTS seen(a)")
+
+
+def test_two_processes_on_one_directory(cluster):
+    two = cluster(2).start()
+    twin = two.add_node(id=2, list=two.list, address=two.net.address(2))
+    twin.dir = two[2].dir
+    reply = twin.begin().wait(START)
+    assert reply.code not in (OK, -1, -2), str(reply)
+    two.nodes.remove(twin)
+    expect_one_cluster(two)
+
+
+# ---- clients ----
+
+
+def test_client_calls_on_three_nodes(cluster):
+    three = cluster(3).start()
+    expect_one_cluster(three)
+    # Any member will do, and those that do not answer are no obstacle.
+    for addresses in [three.net.address(1), three.net.address(3), f"10.77.0.99:{PORT},{three.net.address(2)}"]:
+        assert three.watch("leader", addresses).value == three.leader().address
+        assert set(three.members(addresses)) == {1, 2, 3}
+    # A member again is success, also under an address that is not the leader's.
+    assert three.watch("add", id=2, address=three.net.address(2)).code == OK
+    # Another one under its id or address is not.
+    for id, address in [(2, three.net.address(3)), (9, three.net.address(3)), (2, f"10.77.0.99:{PORT}")]:
+        reply = three.watch("add", id=id, address=address)
+        assert reply.code == INVALID, str(reply)
+    reply = three.watch("remove", id=99)
+    assert reply.code == NOTFOUND and "99" in reply.error, str(reply)
+    assert three.watch("add", id=0, address=f"10.77.0.99:{PORT}").code == INVALID
+    assert three.watch("remove", id=0).code in (INVALID, NOTFOUND)
+    expect_one_cluster(three)
+
+
+def test_removing_down_to_the_last(cluster):
+    three = cluster(3).start()
+    expect_one_cluster(three)
+    follower = three.followers()[0]
+    reply = three.watch("remove", id=follower.id)
+    assert reply.code == OK, str(reply)
+    rest = [node for node in three.nodes if node is not follower]
+    expect_members(three, rest, ",".join(node.address for node in rest))
+    # The leader too: leadership moves first.
+    leader = three.leader()
+    reply = three.watch("remove", id=leader.id)
+    assert reply.code == OK, str(reply)
+    last = next(node for node in rest if node is not leader)
+    expect_members(three, [last], last.address)
+    reply = three.watch("remove", last.address, id=last.id)
+    assert reply.code == MISUSE and "last" in reply.error, str(reply)
+    last.open_db().exec("INSERT INTO seen VALUES(0)")
+    assert last.query("SELECT count(*) AS n FROM seen") == [{"n": 4}]
+
+
+def test_a_removed_node_is_added_again(cluster):
+    """While it runs, and after a restart; it gets what it missed."""
+    three = cluster(3).start()
+    expect_one_cluster(three)
+    node = three.followers()[0]
+    rest = [one for one in three.nodes if one is not node]
+    addresses = ",".join(one.address for one in rest)
+    assert three.watch("remove", addresses, id=node.id).code == OK
+    expect_members(three, rest, addresses)
+    rest[0].exec("INSERT INTO seen VALUES(0)")
+    reply = three.watch("add", addresses, id=node.id, address=node.address)
+    assert reply.code == OK, str(reply)
+    expect_one_cluster(three)
+
+
+def test_a_node_alone_is_added_from_another_process(cluster):
+    """Without a list it leads a cluster of its own, in another process than the client's: refused, with what to do."""
+    two = cluster(2, listed=False)
+    two.start()
+    reply = two.watch("add", two.net.address(1), id=2, address=two.net.address(2))
+    assert reply.code == MISUSE, str(reply)
+    assert "dqlitepy_node_create_with_cluster" in reply.error
+    for node in two.nodes:
+        expect_members(two, [node], node.address)
+        node.open_db().exec("CREATE TABLE t(a)")
+
+
+def test_add_of_an_address_that_does_not_answer(cluster):
+    """It becomes a spare, and the message says so; or nothing was changed, and the message says that."""
+    one = cluster(1)
+    one.start()
+    began = time.monotonic()
+    reply = one.watch("add", id=9, address=f"10.77.0.99:{PORT}")
+    assert time.monotonic() - began < 10 + SLACK
+    assert reply.code != OK and ("spare" in reply.error or "nothing was changed" in reply.error), str(reply)
+    one[1].open_db().exec("CREATE TABLE t(a)")
+    members = one.members()
+    assert members.get(9, (None, 2))[1] != VOTER
+
+
+def test_a_client_without_a_cluster(cluster):
+    one = cluster(1)
+    refusing, nowhere = one.net.address(1), f"10.77.0.99:{PORT}"
+    began = time.monotonic()
+    reply = one.watch("leader", f"{refusing},{nowhere}")
+    assert reply.code == NOLEADER and refusing in reply.error and nowhere in reply.error, str(reply)
+    assert time.monotonic() - began < 10 + SLACK
+
+
+# ---- the flows of dqlitepy's documentation, in one process ----
+
+
+def several(cluster, count, csv=None):
+    """Nodes 1 to `count` in one process and namespace, on ports of their own."""
+    one = cluster(1)
+    worker = one[1].spawn()
+    host = one.net.host(1)
+    addresses = [f"{host}:{9101 + number}" for number in range(count)]
+    for number, address in enumerate(addresses, 1):
+        settings = {"cluster": ",".join(addresses)} if csv else {}
+        worker.ok("create", id=number, address=address, dir=str(one.work / f"n{number}"), name=f"n{number}", **settings)
+    return one, worker, addresses
+
+
+def ids(worker, name="client"):
+    return {member["id"]: member["role"] for member in worker.ok("cluster", name=name)}
+
+
+def test_flow_of_the_readme(cluster):
+    """Two nodes alike, without a list; started; the second is added."""
+    one, worker, addresses = several(cluster, 2)
+    worker.ok("start", name="n1")
+    worker.ok("start", name="n2")
+    worker.ok("client", addresses=addresses[0])
+    worker.ok("add", id=2, address=addresses[1])
+    assert ids(worker) == {1: VOTER, 2: VOTER}
+    worker.ok("open_db", name="n1")
+    worker.ok("exec", name="n1", sql="CREATE TABLE t(a); INSERT INTO t VALUES(1)")
+    worker.ok("open_db", name="n2")
+    assert worker.ok("query", name="n2", sql="SELECT a FROM t") == [{"a": 1}]
+
+
+def test_flow_of_the_guide_with_a_list(cluster):
+    one, worker, addresses = several(cluster, 3, csv=True)
+    for number in (1, 2, 3):
+        worker.ok("start", name=f"n{number}")
+    worker.ok("client", addresses=addresses[2])
+    assert ids(worker) == {1: VOTER, 2: VOTER, 3: VOTER}
+
+
+def test_flow_of_the_guide_with_adding(cluster):
+    one, worker, addresses = several(cluster, 3)
+    worker.ok("start", name="n1")
+    worker.ok("open_db", name="n1")
+    worker.ok("exec", name="n1", sql="CREATE TABLE t(a); INSERT INTO t VALUES(1)")
+    worker.ok("start", name="n2")
+    worker.ok("start", name="n3")
+    worker.ok("client", addresses=addresses[0])
+    for number in (2, 3):
+        worker.ok("add", id=number, address=addresses[number - 1])
+    assert ids(worker) == {1: VOTER, 2: VOTER, 3: VOTER}
+    for number in (2, 3):
+        worker.ok("open_db", name=f"n{number}")
+        assert worker.ok("query", name=f"n{number}", sql="SELECT a FROM t") == [{"a": 1}]
+
+
+def test_a_node_with_data_of_its_own_is_never_added(cluster):
+    one, worker, addresses = several(cluster, 2)
+    for name in ("n1", "n2"):
+        worker.ok("start", name=name)
+        worker.ok("open_db", name=name)
+        worker.ok("exec", name=name, sql="CREATE TABLE t(a)")
+    worker.ok("client", addresses=addresses[0])
+    reply = worker.call("add", id=2, address=addresses[1])
+    assert reply.code == MISUSE, str(reply)
+    for name in ("n1", "n2"):
+        worker.ok("exec", name=name, sql="INSERT INTO t VALUES(1)")
+    assert ids(worker) == {1: VOTER}
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.06, 0.1, 0.2])
+def test_a_crash_while_a_blank_node_is_added(cluster, delay):
+    """At any step of the reset; starting both again gives one cluster of two, or two whole ones that can be joined."""
+    one, worker, addresses = several(cluster, 2)
+    worker.ok("start", name="n1")
+    worker.ok("start", name="n2")
+    worker.ok("client", addresses=addresses[0])
+    worker.send("add", id=2, address=addresses[1])
+    threading.Event().wait(delay)
+    worker.kill()
+    worker = one[1].spawn()
+    for number, address in enumerate(addresses, 1):
+        worker.ok("create", id=number, address=address, dir=str(one.work / f"n{number}"), name=f"n{number}")
+        worker.ok("start", name=f"n{number}")
+    worker.ok("client", addresses=addresses[0])
+    worker.ok("add", id=2, address=addresses[1])
+    assert ids(worker) == {1: VOTER, 2: VOTER}
+    worker.ok("open_db", name="n2")
+    worker.ok("exec", name="n2", sql="CREATE TABLE t(a)")
