@@ -5,6 +5,9 @@ use std::thread;
 use super::*;
 use crate::client::fake_tests::{Fake, Fault, connector, nobody, parsed, soon};
 
+/// What a busy machine may add. Waiting for a node that hangs would take two seconds.
+const SLACK: Duration = Duration::from_millis(1500);
+
 fn found(connector: &Connector, deadline: Instant) -> String {
     connector.leader(deadline).map(|(_, address)| address).unwrap()
 }
@@ -13,7 +16,7 @@ fn failed(connector: &Connector, millis: u64) -> Error {
     let began = Instant::now();
     let error = connector.leader(began + Duration::from_millis(millis)).err().unwrap();
     assert!(
-        began.elapsed() < Duration::from_millis(millis + 300),
+        began.elapsed() < Duration::from_millis(millis) + SLACK,
         "{:?} for {error}",
         began.elapsed()
     );
@@ -45,7 +48,7 @@ fn a_node_that_hangs_delays_nobody() {
     let hanging_first = [fake.address(3).to_owned(), fake.address(1).to_owned()];
     let began = Instant::now();
     assert_eq!(found(&connector(&hanging_first), soon()), fake.address(1));
-    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -63,7 +66,7 @@ fn an_election_is_noticed_soon_after_it_was_decided() {
         assert_eq!(address, fake.address(2));
         when - elected
     });
-    assert!(searching < Duration::from_millis(250), "{searching:?}");
+    assert!(searching < SLACK, "{searching:?}");
 }
 
 /// Its followers name it until they miss it, and then one of them leads.
@@ -83,7 +86,7 @@ fn a_leader_that_vanished_delays_nobody() {
             assert_eq!(address, fake.address(2));
             when - elected
         });
-        assert!(waited < Duration::from_millis(500), "{waited:?}");
+        assert!(waited < SLACK, "{waited:?}");
     }
 }
 
@@ -105,7 +108,7 @@ fn the_last_leader_is_asked_first_and_alone() {
     let began = Instant::now();
     assert_eq!(found(&connector, soon()), fake.address(2), "it hangs");
     assert!(
-        began.elapsed() < limits::QUICK + Duration::from_millis(300),
+        began.elapsed() < limits::QUICK + SLACK,
         "{:?}",
         began.elapsed()
     );
@@ -120,7 +123,7 @@ fn each_node_has_its_own_reason_and_the_votes_are_counted() {
     let nobody = nobody();
     let mut addresses = fake.addresses.clone();
     addresses.push(nobody.clone());
-    let error = failed(&connector(&addresses), 600);
+    let error = failed(&connector(&addresses), 1500);
     assert_eq!(error.kind(), Kind::NoLeader);
     let text = error.message();
     for part in [
@@ -141,7 +144,7 @@ fn one_that_names_another_which_denies_it_is_no_way() {
     let fake = Fake::new("VV");
     fake.fault(1, Fault::Names(2));
     fake.fault(2, Fault::Ignorant);
-    let error = failed(&connector(&fake.addresses[..1]), 200);
+    let error = failed(&connector(&fake.addresses[..1]), 1500);
     let denied = format!(
         "{}: says {} leads; {}: knows no leader",
         fake.address(1),
@@ -158,7 +161,7 @@ fn strangers_and_the_silent_are_named() {
     fake.fault(1, Fault::Blank);
     fake.fault(2, Fault::Closes);
     fake.fault(3, Fault::Babbles);
-    let error = failed(&connector(&fake.addresses), 300);
+    let error = failed(&connector(&fake.addresses), 1500);
     let text = error.message();
     assert!(!text.contains("voters answered"), "{text}");
     assert!(
@@ -189,8 +192,11 @@ fn more_addresses_than_are_asked_at_a_time() {
     addresses.push(fake.address(1).to_owned());
     assert_eq!(found(&connector(&addresses), soon()), fake.address(1));
     fake.world().leader = 0;
-    let error = failed(&connector(&addresses), 300);
-    assert_eq!(error.message().matches(": connecting to").count(), 3 * limits::PROBES);
+    let error = failed(&connector(&addresses), 1500);
+    assert_eq!(
+        error.message().matches(": connecting to").count(),
+        3 * limits::PROBES
+    );
 }
 
 /// The node of this process, which the fake plays.
@@ -250,5 +256,5 @@ fn a_node_of_this_process_that_stops_ends_the_search() {
     let began = Instant::now();
     let error = at(&fake, 2, true).leader(soon()).err().unwrap();
     assert_eq!(error.kind(), Kind::Shutdown, "{error}");
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < SLACK);
 }
