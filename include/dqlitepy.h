@@ -113,10 +113,81 @@ extern "C" {
 #define DQLITEPY_TRANSACTION_LOST 103
 
 /**
+ * The call was ended by dqlitepy_session_interrupt. Nothing was changed. Since 0.2.0.
+ */
+#define DQLITEPY_INTERRUPTED 104
+
+/**
+ * A row is there. Since 0.2.0.
+ */
+#define DQLITEPY_ROW 200
+
+/**
+ * There are no more rows. Since 0.2.0.
+ */
+#define DQLITEPY_DONE 201
+
+/**
  * SQLite refused: this plus SQLite's primary result code, so 1001 is a syntax error or a missing table, 1005 "database is
  * locked", 1019 a constraint. Since 0.2.0.
  */
 #define DQLITEPY_SQL 1000
+
+/**
+ * A value is an integer: member `integer`. Types of values are those of SQLite and three that a column's declared type
+ * adds. Since 0.2.0.
+ */
+#define DQLITEPY_INTEGER 1
+
+/**
+ * A value is a double: member `real`. Since 0.2.0.
+ */
+#define DQLITEPY_FLOAT 2
+
+/**
+ * A value is a text, which is UTF-8 unless somebody stored other bytes: members `data` and `size`. Since 0.2.0.
+ */
+#define DQLITEPY_TEXT 3
+
+/**
+ * A value is a blob, or a text that holds a NUL: members `data` and `size`. Since 0.2.0.
+ */
+#define DQLITEPY_BLOB 4
+
+/**
+ * There is no value. Since 0.2.0.
+ */
+#define DQLITEPY_NULL 5
+
+/**
+ * An integer of a column declared DATETIME, DATE or TIMESTAMP, seconds since 1970: member `integer`. Since 0.2.0.
+ */
+#define DQLITEPY_UNIXTIME 9
+
+/**
+ * A text of such a column, as it is stored: members `data` and `size`. Since 0.2.0.
+ */
+#define DQLITEPY_ISO8601 10
+
+/**
+ * An integer of a column declared BOOLEAN, not reduced to 0 and 1: member `integer`. Since 0.2.0.
+ */
+#define DQLITEPY_BOOLEAN 11
+
+/**
+ * A transaction that takes its locks when it needs them. Since 0.2.0.
+ */
+#define DQLITEPY_DEFERRED 0
+
+/**
+ * A transaction that is the only one to write from its begin on. Since 0.2.0.
+ */
+#define DQLITEPY_IMMEDIATE 1
+
+/**
+ * The same as immediate, because readers never wait here. Since 0.2.0.
+ */
+#define DQLITEPY_EXCLUSIVE 2
 
 /**
  * The node votes and holds the data.
@@ -134,7 +205,7 @@ extern "C" {
 #define DQLITEPY_SPARE 2
 
 /**
- * Stands for a node or a client. Never 0, never used twice.
+ * Stands for a node, a client, a session, a statement or the rows of a result. Never 0, never used twice.
  */
 typedef unsigned long long dqlitepy_handle;
 
@@ -148,6 +219,24 @@ typedef unsigned long long dqlitepy_node_id;
  * NUL-terminated UTF-8 text that lives until the callback returns. It must not throw. Since 0.2.0.
  */
 typedef void (*dqlitepy_log_callback)(void *data, int level, const char *message);
+
+/**
+ * One SQL value, as a parameter or in a row. Which member counts depends on `type`.
+ */
+typedef struct {
+  /**
+   * DQLITEPY_INTEGER, DQLITEPY_FLOAT, DQLITEPY_TEXT, DQLITEPY_BLOB, DQLITEPY_NULL, DQLITEPY_UNIXTIME, DQLITEPY_ISO8601
+   * or DQLITEPY_BOOLEAN.
+   */
+  int type;
+  int64_t integer;
+  double real;
+  /**
+   * Bytes of a text, blob or ISO8601 time; a text has no NUL behind it.
+   */
+  const void *data;
+  uint64_t size;
+} dqlitepy_value;
 
 /**
  * A member of a cluster, as dqlitepy_client_cluster describes it in JSON.
@@ -186,9 +275,8 @@ int dqlitepy_client_close(dqlitepy_handle handle);
  * member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
  * DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
  * dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
- * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
- * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
- * Since 0.1.0.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
+ * DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_client_add(dqlitepy_handle handle,
                         dqlitepy_node_id id,
@@ -253,8 +341,8 @@ int dqlitepy_client_transfer(dqlitepy_handle handle, dqlitepy_node_id id);
  *
  * `address` is a NUL-terminated UTF-8 "host:port". Either output may be NULL; they receive 0 on failure. Voters are
  * spread over failure domains, and of two nodes the one with less weight is promoted first.
- * Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or
- * a host name that has no address), DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
+ * Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
+ * DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
  */
 int dqlitepy_client_describe(dqlitepy_handle handle,
                              const char *address,
@@ -266,8 +354,8 @@ int dqlitepy_client_describe(dqlitepy_handle handle,
  * it when it stops.
  *
  * `address` is a NUL-terminated UTF-8 "host:port". Blocks until the node has answered, 10 s at most.
- * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
- * DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a failure it may have been set. Since 0.2.0.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a
+ * failure it may have been set. Since 0.2.0.
  */
 int dqlitepy_client_set_weight(dqlitepy_handle handle,
                                const char *address,
@@ -280,6 +368,22 @@ int dqlitepy_client_set_weight(dqlitepy_handle handle,
  * Since 0.1.0.
  */
 char *dqlitepy_last_error(void);
+
+/**
+ * The code that the last failed call of the calling thread returned; 0 if none has failed yet. Since 0.2.0.
+ */
+int dqlitepy_last_error_code(void);
+
+/**
+ * SQLite's extended result code of the last failed call of the calling thread, such as 2067 for a UNIQUE constraint; 0
+ * if SQLite was not the one to refuse. Since 0.2.0.
+ */
+int dqlitepy_last_sqlite_code(void);
+
+/**
+ * The versions of what is inside, such as "dqlite 1.18.6, SQLite 3.53.4". Static; not to be freed. Since 0.2.0.
+ */
+const char *dqlitepy_engine_version(void);
 
 /**
  * Frees a string that a function of this library returned.
@@ -471,6 +575,444 @@ int dqlitepy_node_exec(dqlitepy_handle handle,
  * Blocks and returns as dqlitepy_node_exec. Since 0.1.0.
  */
 int dqlitepy_node_query(dqlitepy_handle handle, const char *sql, char **json_out);
+
+/**
+ * Goes to the next row.
+ *
+ * Blocks until it has come, for the session's timeout at most; most rows are there already. Returns DQLITEPY_ROW,
+ * DQLITEPY_DONE behind the last row (a write is certain now), DQLITEPY_NOTFOUND, DQLITEPY_INVALID, DQLITEPY_MISUSE
+ * (another thread is reading these rows), or what dqlitepy_session_exec returns; after a failure every further step
+ * returns the same one. Since 0.2.0.
+ */
+int dqlitepy_rows_step(dqlitepy_handle rows);
+
+/**
+ * How many columns the rows have; 0 for a statement that yields none.
+ *
+ * `count_out` receives the number. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID or
+ * DQLITEPY_MISUSE (another thread is reading these rows). Since 0.2.0.
+ */
+int dqlitepy_rows_column_count(dqlitepy_handle rows, int *count_out);
+
+/**
+ * The name of a column, which several columns may share.
+ *
+ * `column` counts from 0. `name_out` receives a NUL-terminated string that stays until the rows are closed; not to be
+ * freed. Does not block. Returns as dqlitepy_rows_column_count. Since 0.2.0.
+ */
+int dqlitepy_rows_column_name(dqlitepy_handle rows, int column, const char **name_out);
+
+/**
+ * The type of a value in this row: DQLITEPY_INTEGER, DQLITEPY_FLOAT, DQLITEPY_TEXT, DQLITEPY_BLOB, DQLITEPY_NULL,
+ * DQLITEPY_UNIXTIME, DQLITEPY_ISO8601 or DQLITEPY_BOOLEAN. It may differ from row to row.
+ *
+ * `column` counts from 0. `type_out` receives the type. A text that holds a NUL comes as a blob. Does not block. Returns
+ * DQLITEPY_OK, DQLITEPY_NOTFOUND, DQLITEPY_INVALID (no such column) or DQLITEPY_MISUSE (there is no row; another thread
+ * is reading these rows). Since 0.2.0.
+ */
+int dqlitepy_rows_column_type(dqlitepy_handle rows,
+                              int column,
+                              int *type_out);
+
+/**
+ * An integer, boolean or unix time of this row; 0 for NULL. Another type gives DQLITEPY_INVALID.
+ *
+ * The rest is as for dqlitepy_rows_column_type. Since 0.2.0.
+ */
+int dqlitepy_rows_column_int64(dqlitepy_handle rows, int column, int64_t *value_out);
+
+/**
+ * A double of this row, or an integer as the nearest double; 0 for NULL. Another type gives DQLITEPY_INVALID.
+ *
+ * The rest is as for dqlitepy_rows_column_type. Since 0.2.0.
+ */
+int dqlitepy_rows_column_double(dqlitepy_handle rows, int column, double *value_out);
+
+/**
+ * The bytes of a text, ISO8601 time or blob of this row; NULL and 0 for NULL. Another type gives DQLITEPY_INVALID.
+ *
+ * `text_out` receives where they are, without a copy and without a NUL behind them: they stay until the next step, fetch
+ * or close of these rows. `size_out` receives how many there are. The rest is as for dqlitepy_rows_column_type.
+ * Since 0.2.0.
+ */
+int dqlitepy_rows_column_text(dqlitepy_handle rows,
+                              int column,
+                              const char **text_out,
+                              uint64_t *size_out);
+
+/**
+ * The same as dqlitepy_rows_column_text, for those who expect a blob. Since 0.2.0.
+ */
+int dqlitepy_rows_column_blob(dqlitepy_handle rows, int column, const void **data_out, uint64_t *size_out);
+
+/**
+ * All values of this row in one call.
+ *
+ * `values` are `count` places, as many as there are columns (DQLITEPY_INVALID otherwise). What they point to stays until
+ * the next step, fetch or close of these rows. The rest is as for dqlitepy_rows_column_type. Since 0.2.0.
+ */
+int dqlitepy_rows_row(dqlitepy_handle rows,
+                      dqlitepy_value *values,
+                      uint64_t count);
+
+/**
+ * Many rows in one call: as many as are here without waiting, up to `max_rows`; it waits only if there is none.
+ *
+ * `values` are `max_rows` times the number of columns places, row after row; without columns it may be NULL.
+ * `rows_out` receives how many rows were written. What the values point to stays until the next step, fetch or close of
+ * these rows. Blocks and returns as dqlitepy_rows_step: DQLITEPY_ROW with one row or more, DQLITEPY_DONE with none.
+ * Since 0.2.0.
+ */
+int dqlitepy_rows_fetch(dqlitepy_handle rows, dqlitepy_value *values, uint64_t max_rows, uint64_t *rows_out);
+
+/**
+ * Gives rows back, in the middle too. What was borrowed from them must not be used afterwards.
+ *
+ * Rows that are still to come are read and dropped if there are few, if they belong to a write, or if the session has a
+ * transaction, temporary tables or settings that would go with its connection; else the connection is ended, and the
+ * session makes a new one when it needs it. Blocks for the session's timeout at most. Returns DQLITEPY_OK,
+ * DQLITEPY_NOTFOUND or DQLITEPY_INVALID; of a write or inside a transaction also the codes of dqlitepy_session_exec.
+ * In any case the rows are closed. Since 0.2.0.
+ */
+int dqlitepy_rows_close(dqlitepy_handle rows);
+
+/**
+ * Opens a session on a running node: a connection to the leader with the database open, created if it does not exist.
+ *
+ * `node` is a node's handle. `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'.
+ * `session_out` receives the handle, to be given back with dqlitepy_session_close; 0 on failure.
+ * Each session has its own transaction, temporary tables and settings; a process may have any number of them on any
+ * databases. Calls of several threads on one session wait for each other. When the node is stopped or its handle is
+ * destroyed its sessions end: calls under way and later ones return DQLITEPY_SHUTDOWN.
+ * Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout, which is also the session's).
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
+ * DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
+ */
+int dqlitepy_session_open(dqlitepy_handle node, const char *db_name, dqlitepy_handle *session_out);
+
+/**
+ * Opens a session on a cluster without any node in this process.
+ *
+ * `addresses_csv` is a NUL-terminated UTF-8 list of members such as "10.0.0.1:9001,10.0.0.2:9001"; blanks, empty entries
+ * and doubles are ignored. The leader is found through any of them, again after it has changed. The rest is as for
+ * dqlitepy_session_open, with 30 s unless dqlitepy_session_set_timeout changes it.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
+ * Since 0.2.0.
+ */
+int dqlitepy_session_open_addresses(const char *addresses_csv,
+                                    const char *db_name,
+                                    dqlitepy_handle *session_out);
+
+/**
+ * Closes a session: its calls under way in other threads end with DQLITEPY_SHUTDOWN, an open transaction is rolled back.
+ *
+ * Its statements and results can still be finalized and closed, which they need, and nothing else.
+ * Blocks until the calls have ended, which does not take long. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or
+ * DQLITEPY_INVALID (not a session). Since 0.2.0.
+ */
+int dqlitepy_session_close(dqlitepy_handle session);
+
+/**
+ * Runs SQL: any number of statements, of any kind; rows that they yield are dropped.
+ *
+ * `sql` is UTF-8 of `sql_size` bytes, or NUL-terminated if that is negative; a NUL inside is refused.
+ * `last_insert_id_out` and `rows_affected_out` may be NULL; they receive the numbers of the last INSERT, REPLACE, UPDATE or
+ * DELETE of the text, 0 if there is none or on failure. Outside a transaction each statement is committed by itself:
+ * after an error the ones before it stay. A statement outside a transaction that finds the database locked by another
+ * session is tried again (dqlitepy_session_set_busy_timeout).
+ * Blocks until the change is committed by a majority, for the session's timeout at most.
+ * Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (rows of
+ * this session are still being read), DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN,
+ * DQLITEPY_RETRY, DQLITEPY_TRANSACTION_LOST, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.2.0.
+ */
+int dqlitepy_session_exec(dqlitepy_handle session,
+                          const char *sql,
+                          int64_t sql_size,
+                          int64_t *last_insert_id_out,
+                          int64_t *rows_affected_out);
+
+/**
+ * Runs one statement and gives its rows.
+ *
+ * `sql` and `sql_size` are as for dqlitepy_session_exec; more than one statement is an error, none at all gives no rows
+ * and no columns. `rows_out` receives the handle of the rows, to be given back with dqlitepy_rows_close; 0 on failure.
+ * The first rows have come when it returns; a write is certain when the rows have been read to DQLITEPY_DONE, or closed
+ * without an error. While more rows than these are to come the session does nothing else: other calls on it return
+ * DQLITEPY_MISUSE at once. Blocks and returns as dqlitepy_session_exec. Since 0.2.0.
+ */
+int dqlitepy_session_query(dqlitepy_handle session, const char *sql, int64_t sql_size, dqlitepy_handle *rows_out);
+
+/**
+ * Prepares the first statement of a text.
+ *
+ * `sql` and `sql_size` are as for dqlitepy_session_exec. `statement_out` receives the handle, to be given back with
+ * dqlitepy_statement_finalize; 0 on failure, and on success if the text holds blanks and comments only. `tail_out` may be
+ * NULL; it receives how many bytes of the text belong to that statement, so that the rest of a script can be prepared
+ * next; all of them if no other statement follows. The statement outlives a change of the leader: it is prepared again
+ * when it is needed. A session keeps what was prepared last, so preparing the same text again costs no round trip.
+ * Blocks until the leader has answered, for the session's timeout at most. Returns as dqlitepy_session_exec, never
+ * DQLITEPY_UNKNOWN. Since 0.2.0.
+ */
+int dqlitepy_session_prepare(dqlitepy_handle session,
+                             const char *sql,
+                             int64_t sql_size,
+                             dqlitepy_handle *statement_out,
+                             uint64_t *tail_out);
+
+/**
+ * Begins a transaction: DQLITEPY_DEFERRED, DQLITEPY_IMMEDIATE or DQLITEPY_EXCLUSIVE.
+ *
+ * The last two wait for the transaction of another session to end (dqlitepy_session_set_busy_timeout). A deferred one
+ * that writes after another session has written since its first read gets DQLITEPY_SQL + 5 (extended code 517) and has
+ * to be begun anew. Blocks and returns as dqlitepy_session_exec. Since 0.2.0.
+ */
+int dqlitepy_session_begin(dqlitepy_handle session, int mode);
+
+/**
+ * Commits the transaction.
+ *
+ * DQLITEPY_OK: it was applied, by a majority. DQLITEPY_UNKNOWN, and DQLITEPY_SHUTDOWN if the session was closed meanwhile:
+ * it is not known; look before you repeat it. Any other code: it was not applied; after DQLITEPY_TRANSACTION_LOST call
+ * dqlitepy_session_rollback, after DQLITEPY_SQL + 5 commit again or roll back.
+ * Blocks as dqlitepy_session_exec. Since 0.2.0.
+ */
+int dqlitepy_session_commit(dqlitepy_handle session);
+
+/**
+ * Rolls the transaction back, also one that was lost together with its connection; that costs no round trip.
+ *
+ * Blocks and returns as dqlitepy_session_exec; without a transaction DQLITEPY_SQL + 1. Since 0.2.0.
+ */
+int dqlitepy_session_rollback(dqlitepy_handle session);
+
+/**
+ * Sets a savepoint; outside a transaction it begins one, which ends when the savepoint is released.
+ *
+ * `name` is a NUL-terminated UTF-8 string of any content; it needs no quotes. Blocks and returns as
+ * dqlitepy_session_exec. Since 0.2.0.
+ */
+int dqlitepy_session_savepoint(dqlitepy_handle session, const char *name);
+
+/**
+ * Gives up the savepoint of that name and those set after it, and keeps what was done since. Since 0.2.0.
+ *
+ * `name`, blocking and codes are as for dqlitepy_session_savepoint; if it was the outermost one and no BEGIN came before
+ * it this is a commit, as dqlitepy_session_commit describes.
+ */
+int dqlitepy_session_release(dqlitepy_handle session,
+                             const char *name);
+
+/**
+ * Takes back what was done since the savepoint of that name, which stays. Since 0.2.0.
+ *
+ * `name`, blocking and codes are as for dqlitepy_session_savepoint.
+ */
+int dqlitepy_session_rollback_to(dqlitepy_handle session, const char *name);
+
+/**
+ * Whether the session is inside a transaction, which includes one that was lost and waits for its rollback.
+ *
+ * `inside_out` receives 1 or 0. Does not block, nor wait for a call of another thread. Returns DQLITEPY_OK,
+ * DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_session_in_transaction(dqlitepy_handle session, int *inside_out);
+
+/**
+ * Ends the call that is under way on the session in another thread, and rows that are being read; else does nothing.
+ *
+ * That call returns DQLITEPY_INTERRUPTED if nothing was changed, DQLITEPY_UNKNOWN if it may have been, and inside a
+ * transaction DQLITEPY_TRANSACTION_LOST, because the connection is ended; the next call connects anew. A statement that
+ * runs on a node of this process stops at once. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or
+ * DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_session_interrupt(dqlitepy_handle session);
+
+/**
+ * Sets how long each later call on the session may take in all, in milliseconds; 30000 unless set or 0.
+ *
+ * With rows it counts anew for each call that reads. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or
+ * DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_session_set_timeout(dqlitepy_handle session, unsigned int msecs);
+
+/**
+ * Sets how long a statement outside a transaction, or the begin of one, is tried again while other sessions keep the
+ * database locked, in milliseconds; 10000 unless set, 0 = tried once.
+ *
+ * The node that leads waits by itself too, before it says that the database is locked (dqlitepy_node_set_busy_timeout).
+ * Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_session_set_busy_timeout(dqlitepy_handle session, unsigned int msecs);
+
+/**
+ * The address of the leader that the session is connected to; connects first if it is not.
+ *
+ * `address_out` receives a string that the caller frees with dqlitepy_free; NULL on failure.
+ * Blocks and returns as dqlitepy_session_open. Since 0.2.0.
+ */
+int dqlitepy_session_leader(dqlitepy_handle session, char **address_out);
+
+/**
+ * The last error of the session, of its statements and of its rows, whichever thread met it.
+ *
+ * A fresh copy that the caller frees with dqlitepy_free; NULL if no call has failed yet, or the handle is no session.
+ * Reading does not clear it, success does not change it. Does not block. Since 0.2.0.
+ */
+char *dqlitepy_session_last_error(dqlitepy_handle session);
+
+/**
+ * The code of that last error; DQLITEPY_OK if no call has failed yet.
+ *
+ * DQLITEPY_NOTFOUND or DQLITEPY_INVALID also if the handle is no session. Does not block. Since 0.2.0.
+ */
+int dqlitepy_session_error_code(dqlitepy_handle session);
+
+/**
+ * SQLite's extended result code of that last error, such as 2067 for a UNIQUE constraint; 0 if SQLite was not the one to
+ * refuse, no call has failed yet, or the handle is no session. Does not block. Since 0.2.0.
+ */
+int dqlitepy_session_sqlite_code(dqlitepy_handle session);
+
+/**
+ * How many parameters the statement has: the highest index that can be bound.
+ *
+ * `count_out` receives the number. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID.
+ * Since 0.2.0.
+ */
+int dqlitepy_statement_parameter_count(dqlitepy_handle statement, int *count_out);
+
+/**
+ * The index of the parameter that the SQL calls so.
+ *
+ * `name` is a NUL-terminated UTF-8 name with its first character, such as ":id", "@id" or "$id". `index_out` receives the
+ * index, 0 on failure. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (also: no such parameter) or
+ * DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_statement_parameter_index(dqlitepy_handle statement,
+                                       const char *name,
+                                       int *index_out);
+
+/**
+ * The name of a parameter with its first character; NULL for a bare "?" or a numbered one.
+ *
+ * `index` counts from 1. `name_out` receives a string that the caller frees with dqlitepy_free. Does not block. Returns
+ * DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (no such index). Since 0.2.0.
+ */
+int dqlitepy_statement_parameter_name(dqlitepy_handle statement, int index, char **name_out);
+
+/**
+ * Binds NULL to a parameter; one that was never bound is NULL too.
+ *
+ * `index` counts from 1. What is bound stays until it is bound again or cleared. Does not block. Returns DQLITEPY_OK,
+ * DQLITEPY_NOTFOUND, DQLITEPY_INVALID (no such index) or DQLITEPY_MISUSE (another thread is using the statement).
+ * Since 0.2.0.
+ */
+int dqlitepy_statement_bind_null(dqlitepy_handle statement, int index);
+
+/**
+ * Binds an integer. The rest is as for dqlitepy_statement_bind_null. Since 0.2.0.
+ */
+int dqlitepy_statement_bind_int64(dqlitepy_handle statement, int index, int64_t value);
+
+/**
+ * Binds a double; infinities are kept, what is not a number becomes NULL, as always in SQLite. The rest is as for
+ * dqlitepy_statement_bind_null. Since 0.2.0.
+ */
+int dqlitepy_statement_bind_double(dqlitepy_handle statement, int index, double value);
+
+/**
+ * Binds a boolean, which SQLite keeps as the integer 0 or 1. The rest is as for dqlitepy_statement_bind_null.
+ * Since 0.2.0.
+ */
+int dqlitepy_statement_bind_bool(dqlitepy_handle statement, int index, int value);
+
+/**
+ * Binds a text, which is copied.
+ *
+ * `text` is `size` bytes of UTF-8, or NUL-terminated if `size` is negative. A NUL inside cannot travel to the engine and
+ * gives DQLITEPY_INVALID: write CAST(? AS TEXT) and bind a blob. More than 1000000000 bytes give DQLITEPY_SQL + 18.
+ * The rest is as for dqlitepy_statement_bind_null. Since 0.2.0.
+ */
+int dqlitepy_statement_bind_text(dqlitepy_handle statement,
+                                 int index,
+                                 const char *text,
+                                 int64_t size);
+
+/**
+ * Binds a blob of `size` bytes, which is copied; it may be empty, with `data` NULL or not.
+ *
+ * More than 1000000000 bytes give DQLITEPY_SQL + 18. The rest is as for dqlitepy_statement_bind_null. Since 0.2.0.
+ */
+int dqlitepy_statement_bind_blob(dqlitepy_handle statement, int index, const void *data, uint64_t size);
+
+/**
+ * Binds a point in time, in seconds since 1970 (before it: negative) and nanoseconds after that, as the text that
+ * go-dqlite stores for it: "2024-01-02 03:04:05.5+00:00".
+ *
+ * The years 0 to 9999 can be written, others give DQLITEPY_INVALID. To store a number instead, bind an integer.
+ * The rest is as for dqlitepy_statement_bind_null. Since 0.2.0.
+ */
+int dqlitepy_statement_bind_time(dqlitepy_handle statement, int index, int64_t seconds, unsigned int nanoseconds);
+
+/**
+ * Binds all parameters in one call.
+ *
+ * `values` are `count` values, as many as the statement has parameters (DQLITEPY_INVALID otherwise); their bytes are
+ * copied. If one is refused none is bound. DQLITEPY_UNIXTIME stands for what dqlitepy_statement_bind_time binds,
+ * DQLITEPY_ISO8601 for a text. The rest is as for the functions that bind one. Since 0.2.0.
+ */
+int dqlitepy_statement_bind_values(dqlitepy_handle statement, const dqlitepy_value *values, uint64_t count);
+
+/**
+ * Makes all parameters NULL. Does not block. Returns as dqlitepy_statement_bind_null. Since 0.2.0.
+ */
+int dqlitepy_statement_clear_bindings(dqlitepy_handle statement);
+
+/**
+ * Forgets the sets that dqlitepy_statement_add_batch has kept; what is bound stays. A statement needs no reset between
+ * two runs. Does not block. Returns as dqlitepy_statement_bind_null. Since 0.2.0.
+ */
+int dqlitepy_statement_reset(dqlitepy_handle statement);
+
+/**
+ * Gives a statement back; the handle means nothing afterwards. Rows that it gave can still be read.
+ *
+ * Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_statement_finalize(dqlitepy_handle statement);
+
+/**
+ * Runs the statement with what is bound; rows that it yields are dropped.
+ *
+ * `last_insert_id_out` and `rows_affected_out` may be NULL; they receive the numbers of an INSERT, REPLACE, UPDATE or
+ * DELETE, 0 for other statements or on failure. Blocks and returns as dqlitepy_session_exec, and DQLITEPY_MISUSE if
+ * another thread is using the statement or its session is closed. Since 0.2.0.
+ */
+int dqlitepy_statement_exec(dqlitepy_handle statement, int64_t *last_insert_id_out, int64_t *rows_affected_out);
+
+/**
+ * Runs the statement with what is bound, for its rows.
+ *
+ * `rows_out` receives the handle of the rows, to be given back with dqlitepy_rows_close; 0 on failure. The rows are as
+ * those of dqlitepy_session_query. Blocks and returns as dqlitepy_statement_exec. Since 0.2.0.
+ */
+int dqlitepy_statement_query(dqlitepy_handle statement, dqlitepy_handle *rows_out);
+
+/**
+ * Keeps what is bound as one set of parameters for dqlitepy_statement_exec_batch. What is bound stays bound.
+ *
+ * Does not block. Returns as dqlitepy_statement_bind_null. Since 0.2.0.
+ */
+int dqlitepy_statement_add_batch(dqlitepy_handle statement);
+
+/**
+ * Runs the statement once for each set that was kept, all of them or none: in a transaction of its own, or inside the
+ * open one behind a savepoint. The sets are used up in any case.
+ *
+ * `rows_affected_out` may be NULL; it receives the sum over all sets, 0 on failure. Without sets nothing happens. A
+ * statement that only reads gives DQLITEPY_MISUSE. Blocks and returns as dqlitepy_statement_exec. Since 0.2.0.
+ */
+int dqlitepy_statement_exec_batch(dqlitepy_handle statement, int64_t *rows_affected_out);
 
 /* dqlitepy:cdef:end */
 
