@@ -59,6 +59,10 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("UvFsReadCompressedFile", "glue_read_snapshot"),
         ],
     ),
+    (
+        "src/raft/replication.c",
+        &[("progressMaybeDecrement", "glue_progress_decrement")],
+    ),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
 ];
@@ -259,6 +263,8 @@ fn link() {
     for symbol in WRAPPED {
         println!("cargo:rustc-link-arg=-Wl,--wrap={symbol}");
     }
+    // SQLite's mathematical functions.
+    println!("cargo:rustc-link-lib=m");
     // A symbol that nobody defines is found here and not by the first user.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
     // The engine's threads and the pthread_atfork handler outlive a dlclose.

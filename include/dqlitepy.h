@@ -179,21 +179,28 @@ int dqlitepy_client_create(const char *addresses_csv,
 int dqlitepy_client_close(dqlitepy_handle handle);
 
 /**
- * Makes the node `id` at `address`, which must be running, a voter of the cluster.
+ * Makes the node `id` at `address` a member of the cluster, and a voter of it if it answers.
  *
- * `address` is a NUL-terminated UTF-8 "host:port". A node that is a voter already is success; one that belongs to a
- * cluster of its own is refused with DQLITEPY_MISUSE. Blocks until the cluster has agreed, 10 s at most.
- * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
- * DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
+ * `address` is a NUL-terminated UTF-8 "host:port". An address that does not answer is added as a spare, which is success
+ * too: it costs the cluster no vote, and the role in dqlitepy_client_cluster says what the node became. A node that is a
+ * member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
+ * DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
+ * dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
+ * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
+ * Since 0.1.0.
  */
-int dqlitepy_client_add(dqlitepy_handle handle, dqlitepy_node_id id, const char *address);
+int dqlitepy_client_add(dqlitepy_handle handle,
+                        dqlitepy_node_id id,
+                        const char *address);
 
 /**
- * Takes the node `id` out of the cluster. The last member cannot be removed (DQLITEPY_MISUSE).
+ * Takes the node `id` out of the cluster. If it leads, another node does first.
  *
+ * Refused with DQLITEPY_MISUSE: the last member, and a voter without which the voters that answer are no majority.
  * Blocks until the cluster has agreed, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
- * DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN or DQLITEPY_INTERNAL.
- * Since 0.1.0.
+ * DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or
+ * DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_client_remove(dqlitepy_handle handle,
                            dqlitepy_node_id id);
@@ -215,6 +222,56 @@ int dqlitepy_client_leader(dqlitepy_handle handle, char **address_out);
  */
 int dqlitepy_client_cluster(dqlitepy_handle handle,
                             char **json_out);
+
+/**
+ * Gives the node `id` a role: DQLITEPY_VOTER, DQLITEPY_STANDBY or DQLITEPY_SPARE. The role that it has is success.
+ *
+ * A leader that loses its vote lets another voter lead first. Refused with DQLITEPY_MISUSE: the only voter, and a voter
+ * without which the voters that answer are no majority; with DQLITEPY_RETRY: a vote for a node that does not answer.
+ * Nodes that manage roles may change it again to reach their own targets. Blocks until the cluster has agreed, which for
+ * a voter includes that the node has caught up, 10 s at most; DQLITEPY_UNKNOWN then means that it goes on.
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member), DQLITEPY_INVALID (handle or role),
+ * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
+ * Since 0.2.0.
+ */
+int dqlitepy_client_assign(dqlitepy_handle handle,
+                           dqlitepy_node_id id,
+                           int role);
+
+/**
+ * Lets the voter `id` lead, or with 0 any voter but the one that leads now. The one that leads already is success.
+ *
+ * Blocks until another node leads, 10 s at most; statements under way at the old leader may fail meanwhile.
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member), DQLITEPY_INVALID, DQLITEPY_MISUSE (no voter),
+ * DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY (no other voter answers) or DQLITEPY_INTERNAL
+ * (the node could not take over; the old leader goes on). Since 0.2.0.
+ */
+int dqlitepy_client_transfer(dqlitepy_handle handle, dqlitepy_node_id id);
+
+/**
+ * Asks the node at `address` for its failure domain and its weight.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port". Either output may be NULL; they receive 0 on failure. Voters are
+ * spread over failure domains, and of two nodes the one with less weight is promoted first.
+ * Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or
+ * a host name that has no address), DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
+ */
+int dqlitepy_client_describe(dqlitepy_handle handle,
+                             const char *address,
+                             unsigned long long *failure_domain_out,
+                             unsigned long long *weight_out);
+
+/**
+ * Sets the weight of the node at `address`: lighter ones are promoted first, heavier ones demoted first. The node forgets
+ * it when it stops.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port". Blocks until the node has answered, 10 s at most.
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle, or a host name that has no address),
+ * DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a failure it may have been set. Since 0.2.0.
+ */
+int dqlitepy_client_set_weight(dqlitepy_handle handle,
+                               const char *address,
+                               unsigned long long weight);
 
 /**
  * The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.

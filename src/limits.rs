@@ -15,6 +15,16 @@ pub(crate) const START: Duration = Duration::from_secs(30);
 /// How long one node may take to say who leads. A host that swallows packets must not use up the whole call.
 pub(crate) const PROBE: Duration = Duration::from_secs(2);
 
+/// How long a node that ought to know the leader may take to name it before all others are asked as well.
+pub(crate) const QUICK: Duration = Duration::from_millis(300);
+
+/// How many nodes are asked at a time.
+pub(crate) const PROBES: usize = 10;
+
+/// How long one attempt at a change of the members may take, unless the node has to catch up first. It is two round trips
+/// to the majority; a leader that is not done by then has lost its followers, and another one may lead already.
+pub(crate) const CHANGE: Duration = Duration::from_secs(5);
+
 /// How long the engine may take to stop before the caller gets its thread back.
 pub(crate) const STOP: Duration = Duration::from_secs(30);
 

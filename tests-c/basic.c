@@ -440,6 +440,60 @@ static void client_without_a_node(void)
 	CHECK_OK(dqlitepy_client_close(client));
 }
 
+/* A relative directory is that of the start, wherever the host goes afterwards. */
+static void relative_directory(void)
+{
+	const char *address = free_address();
+	dqlitepy_handle node = 0;
+	CHECK(chdir(test_dir()) == 0);
+	CHECK_OK(create_and_start(1, address, "relative", &node));
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK(chdir("/") == 0);
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	for (int i = 0; i < 12; i++) /* more than one segment of the log */
+		CHECK_EXEC(node, "INSERT INTO t VALUES(zeroblob(1000000))");
+	CHECK_OK(dqlitepy_node_stop(node));
+	dqlitepy_node_destroy(node);
+	CHECK(access("/relative", F_OK) != 0);
+	node = running_node(path_in_test_dir("relative"), address);
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":12}]");
+	dqlitepy_node_destroy(node);
+}
+
+/* The same directory under other names is the same directory. */
+static void other_names_of_the_directory(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	const char *const names[] = { path_in_test_dir("node/"), path_in_test_dir("./node/../node"), path_in_test_dir("link") };
+	dqlitepy_handle first = running_node(dir, address);
+	CHECK_EXEC(first, "CREATE TABLE t(a)");
+	CHECK(symlink("node", names[2]) == 0);
+	for (int i = 0; i < 3; i++) {
+		dqlitepy_handle again = running_node(names[i], address);
+		CHECK_JSON(again, "SELECT name FROM sqlite_master", "[{\"name\":\"t\"}]");
+		dqlitepy_node_destroy(again);
+		CHECK_EXEC(first, "INSERT INTO t VALUES(1)"); /* it stops with its last handle only */
+	}
+	CHECK_OK(dqlitepy_node_stop(first));
+	dqlitepy_node_destroy(first);
+}
+
+/* stop is for every handle of the node; each can start it again. */
+static void stop_through_another_handle(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	dqlitepy_handle first = running_node(dir, address), second = running_node(dir, address);
+	CHECK_EXEC(first, "CREATE TABLE t(a)");
+	CHECK_OK(dqlitepy_node_stop(second));
+	CHECK_EXEC_FAILS(first, "INSERT INTO t VALUES(1)", DQLITEPY_STOPPED, "stopped");
+	CHECK_OK(dqlitepy_node_start(first));
+	CHECK_OK(dqlitepy_node_open_db(first, "test.db"));
+	CHECK_EXEC(first, "INSERT INTO t VALUES(1)");
+	dqlitepy_node_destroy(second);
+	CHECK_JSON(first, "SELECT count(*) AS n FROM t", "[{\"n\":1}]");
+	dqlitepy_node_destroy(first);
+}
+
 /* The cluster list of one is this node. */
 static void cluster_of_one(void)
 {
@@ -475,6 +529,9 @@ int main(int argc, char **argv)
 		{ "generated_ids", generated_ids, 0 },
 		{ "client_of_one_node", client_of_one_node, 0 },
 		{ "client_without_a_node", client_without_a_node, 0 },
+		{ "relative_directory", relative_directory, 0 },
+		{ "other_names_of_the_directory", other_names_of_the_directory, 0 },
+		{ "stop_through_another_handle", stop_through_another_handle, 0 },
 		{ "cluster_of_one", cluster_of_one, 0 },
 		{ NULL, NULL, 0 },
 	};

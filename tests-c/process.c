@@ -366,6 +366,11 @@ static int count_descriptors(int must_close_on_exec)
 	return n;
 }
 
+static int no_more_descriptors(void *most)
+{
+	return count_descriptors(0) <= *(int *)most;
+}
+
 static void descriptors(void)
 {
 	const char *dir = path_in_test_dir("node"), *address = free_address();
@@ -388,7 +393,61 @@ static void descriptors(void)
 			first = count_descriptors(0); /* what the library keeps for good, if anything */
 	}
 	CHECK(first - before <= 4);
-	CHECK(count_descriptors(0) <= first); /* and no more with each node */
+	WAIT_UNTIL(5, no_more_descriptors, &first); /* and no more with each node */
+}
+
+static long status_number(const char *key)
+{
+	char line[200];
+	long value = -1;
+	FILE *f = fopen("/proc/self/status", "r");
+	CHECK(f != NULL);
+	while (fgets(line, sizeof line, f))
+		if (strncmp(line, key, strlen(key)) == 0)
+			value = atol(line + strlen(key));
+	fclose(f);
+	return value;
+}
+
+static int no_more_threads(void *most)
+{
+	return status_number("Threads:") <= *(long *)most;
+}
+
+/* Forty lives of a node leave neither threads nor memory behind. */
+static void nothing_accumulates(void)
+{
+	const char *address = free_address();
+	long threads = 0, kilobytes = 0;
+	for (int i = 0; i < 40; i++) {
+		char name[20], *text = NULL;
+		snprintf(name, sizeof name, "node%d", i); /* a new one each time: a growing log would take memory, too */
+		dqlitepy_handle node = running_node(path_in_test_dir(name), address), client = 0;
+		CHECK_OK(dqlitepy_client_create(address, &client));
+		CHECK_OK(dqlitepy_client_leader(client, &text));
+		dqlitepy_free(text);
+		CHECK_EXEC(node, "CREATE TABLE IF NOT EXISTS t(a); DELETE FROM t; INSERT INTO t VALUES(zeroblob(100000))");
+		CHECK_OK(dqlitepy_node_query(node, "SELECT a FROM t", &text));
+		dqlitepy_free(text);
+		CHECK_EXEC_FAILS(node, "NONSENSE", 1001, "syntax");
+		CHECK_OK(dqlitepy_client_close(client));
+		CHECK_OK(dqlitepy_node_stop(node));
+		dqlitepy_node_destroy(node);
+		if (i == 19) {
+			threads = status_number("Threads:");
+			kilobytes = status_number("VmRSS:");
+		}
+	}
+	WAIT_UNTIL(5, no_more_threads, &threads);
+	CHECK(status_number("VmRSS:") <= kilobytes + 4096);
+	/* Handles that never become a node cost next to nothing. */
+	kilobytes = status_number("VmRSS:");
+	for (int i = 0; i < 5000; i++) {
+		dqlitepy_handle node = 0;
+		CHECK_OK(dqlitepy_node_create(1, address, test_dir(), &node));
+		dqlitepy_node_destroy(node);
+	}
+	CHECK(status_number("VmRSS:") <= kilobytes + 1024);
 }
 
 /* A host with stdin, stdout and stderr closed: the library must not write into what got their numbers. */
@@ -469,6 +528,7 @@ int main(int argc, char **argv)
 		{ "interrupted_calls", interrupted_calls, 0 },
 		{ "sigpipe", sigpipe, 0 },
 		{ "descriptors", descriptors, 0 },
+		{ "nothing_accumulates", nothing_accumulates, 60 },
 		{ "without_stdio", without_stdio, 0 },
 		{ "killed", killed, 60 },
 		{ NULL, NULL, 0 },

@@ -211,6 +211,72 @@ static void one_session(void)
 	dqlitepy_node_destroy(node);
 }
 
+/* Each database of a handle has a session: a transaction that is open in one stays open. */
+static void a_session_for_each_database(void)
+{
+	dqlitepy_handle node = new_node();
+	CHECK_EXEC(node, "CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES(1)");
+	CHECK_OK(dqlitepy_node_open_db(node, "second.db"));
+	CHECK_EXEC(node, "CREATE TABLE u(a); INSERT INTO u VALUES(1)");
+	CHECK_EXEC_FAILS(node, "COMMIT", 1001, "no transaction");
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":1}]");
+	CHECK_EXEC(node, "ROLLBACK");
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":0}]");
+	dqlitepy_node_destroy(node);
+}
+
+/* A call ends by its deadline, and what it ran ends with it: one second later the write lock is free. */
+static void deadline(void)
+{
+	static const char *const slow[] = {
+		"INSERT INTO t WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000000) SELECT max(n) FROM s",
+		"WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000000) SELECT count(*) FROM s",
+	};
+	dqlitepy_handle node = 0;
+	int64_t id, rows;
+	CHECK_OK(dqlitepy_node_create(1, free_address(), path_in_test_dir("node"), &node));
+	CHECK_OK(dqlitepy_node_set_timeout(node, 500));
+	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	for (int i = 0; i < 2; i++) {
+		double start = now();
+		int rc = dqlitepy_node_exec(node, slow[i], &id, &rows);
+		CHECK_INT(rc, i == 0 ? DQLITEPY_UNKNOWN : DQLITEPY_TIMEOUT); /* a read changes nothing */
+		CHECK(last_error_text()[0] != 0);
+		CHECK(now() - start > 0.45);
+		CHECK_WITHIN(start, 1.5);
+		start = now();
+		while (dqlitepy_node_exec(node, "INSERT INTO t VALUES(1)", &id, &rows) != 0)
+			CHECK_WITHIN(start, 1.5);
+	}
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":2}]"); /* the slow one was not applied after all */
+	dqlitepy_node_destroy(node);
+}
+
+/* What the SQLite of Debian, under which go-dqlite runs, can do: databases in use rely on it. */
+static void features(void)
+{
+	dqlitepy_handle node = new_node();
+	CHECK_JSON(node, "SELECT json_extract('{\"a\":[1,2]}', '$.a[1]') AS j, soundex('Robert') AS s", "[{\"j\":2,\"s\":\"R163\"}]");
+	CHECK_EXEC(node, "CREATE VIRTUAL TABLE f5 USING fts5(x); INSERT INTO f5 VALUES('hello world')");
+	CHECK_JSON(node, "SELECT x FROM f5 WHERE f5 MATCH 'hello'", "[{\"x\":\"hello world\"}]");
+	CHECK_EXEC(node, "CREATE VIRTUAL TABLE r USING rtree(id, a, b); INSERT INTO r VALUES(1, 0, 2)");
+	CHECK_JSON(node, "SELECT id FROM r WHERE a <= 1 AND b >= 1", "[{\"id\":1}]");
+	CHECK_EXEC(node, "CREATE VIRTUAL TABLE f4 USING fts4(x); INSERT INTO f4 VALUES('hello world')");
+	CHECK_JSON(node, "SELECT x FROM f4 WHERE f4 MATCH 'world'", "[{\"x\":\"hello world\"}]");
+	CHECK_JSON(node, "SELECT floor(1.5) AS f, ceil(1.5) AS c, sqrt(16) AS s, pow(2, 10) AS p, mod(7, 4) AS m, round(pi(), 4) AS q",
+		   "[{\"f\":1.0,\"c\":2.0,\"s\":4.0,\"p\":1024.0,\"m\":3.0,\"q\":3.1416}]");
+	CHECK_EXEC(node, "CREATE TABLE t(a, b AS (floor(a / 2.0)) STORED); INSERT INTO t(a) VALUES(5)");
+	CHECK_EXEC(node, "CREATE TABLE big(a); INSERT INTO big WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 20000) SELECT n FROM s");
+	CHECK_EXEC(node, "DELETE FROM big WHERE a % 2");
+	CHECK_EXEC(node, "VACUUM");
+	CHECK_EXEC(node, "ANALYZE");
+	CHECK_JSON(node, "PRAGMA integrity_check", "[{\"integrity_check\":\"ok\"}]");
+	dqlitepy_node_destroy(node);
+}
+
 static void json_values(void)
 {
 	dqlitepy_handle node = new_node();
@@ -395,6 +461,9 @@ int main(int argc, char **argv)
 		{ "transactions", transactions, 0 },
 		{ "transaction_and_stop", transaction_and_stop, 0 },
 		{ "one_session", one_session, 0 },
+		{ "a_session_for_each_database", a_session_for_each_database, 0 },
+		{ "deadline", deadline, 0 },
+		{ "features", features, 0 },
 		{ "json_values", json_values, 0 },
 		{ "mistyped_values", mistyped_values, 0 },
 		{ "many_rows", many_rows, 60 },

@@ -1,21 +1,18 @@
-//! Finding the leader: ask whoever is known who leads, follow what they say once, try again until the deadline.
+//! The ways to the nodes, and the one to the leader: ask who led last and who is at hand, and search if they do not know.
 //! The rules are those of go-dqlite's connector [client-behaviour 1], with one deadline over all and a list of reasons.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::client::conn::{Broken, Conn};
+use crate::client::search::Search;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::net::{Address, Cause, Stream};
 use crate::wire::{Request, Response};
-
-/// The pause before the second round; it doubles up to the cap.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The node in this process, reached without its door.
 pub(crate) trait Local: Send + Sync {
@@ -28,105 +25,127 @@ pub(crate) trait Local: Send + Sync {
 
 /// Where to look for a leader.
 pub(crate) struct Connector {
-    local: Option<Arc<dyn Local>>,
+    ways: Ways,
     addresses: Vec<Address>,
     /// The address of the last leader that was found.
     remembered: Mutex<Option<String>>,
 }
 
-/// What one node said.
-enum Answer {
-    Leads(Conn),
-    Follows(String),
-    Unknown,
+/// How a node is reached. A copy goes to every thread that asks one.
+#[derive(Clone)]
+pub(super) struct Ways {
+    local: Option<Arc<dyn Local>>,
 }
+
+/// What one node said, and the connection on which it said so.
+pub(super) enum Answer {
+    Leads(Conn),
+    Follows(Conn, String),
+    Unknown(Conn),
+}
+
+/// How many nodes are asked one after another before all are asked at once: the last leader, the node of this process,
+/// and whom each of them names.
+const QUICK_QUESTIONS: usize = 4;
 
 impl Connector {
     pub(crate) fn new(local: Option<Arc<dyn Local>>, addresses: Vec<Address>) -> Self {
         Self {
-            local,
+            ways: Ways { local },
             addresses,
             remembered: Mutex::new(None),
         }
     }
 
-    /// A connection to the leader.
+    /// A connection to the leader, and its address.
     pub(crate) fn leader(&self, deadline: Instant) -> Result<(Conn, String)> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let mut reasons = Vec::new();
-            if let Some(found) = self.round(deadline, &mut reasons) {
-                *self.remembered.lock() = Some(found.1.clone());
-                return Ok(found);
-            }
-            *self.remembered.lock() = None;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if reasons.iter().any(|(_, error)| error.kind() == Kind::Shutdown) {
-                return Err(no_leader(&reasons));
-            }
-            if left <= pause {
-                // A round without time would only hide the reasons of this one.
-                return Err(no_leader(&reasons));
-            }
-            thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    fn round(&self, deadline: Instant, reasons: &mut Vec<(String, Error)>) -> Option<(Conn, String)> {
-        for address in self.candidates() {
-            let deadline = deadline.min(Instant::now() + limits::PROBE);
-            match self.ask(&address, deadline) {
-                Ok(Answer::Leads(conn)) => return Some((conn, address)),
-                Ok(Answer::Follows(leader)) => match self.ask(&leader, deadline) {
-                    Ok(Answer::Leads(conn)) => return Some((conn, leader)),
-                    Ok(_) => reasons.push((address, Error::internal(format!("says {leader} leads, which denies it")))),
-                    Err(error) => reasons.push((address, error.at(format!("says {leader} leads")))),
-                },
-                Ok(Answer::Unknown) => reasons.push((address, Error::internal("knows no leader"))),
-                Err(error) => reasons.push((address, error)),
-            }
-        }
-        None
-    }
-
-    /// The last leader first, then this process's node, then the list.
-    fn candidates(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.remembered.lock().iter().cloned().collect();
-        all.extend(self.local.iter().map(|local| local.address().to_owned()));
-        all.extend(self.local.iter().flat_map(|local| local.peers()).map(|peer| peer.to_string()));
-        all.extend(self.addresses.iter().map(ToString::to_string));
-        let mut seen = Vec::new();
-        all.retain(|address| {
-            let new = !seen.contains(address);
-            seen.push(address.clone());
-            new
-        });
-        all
-    }
-
-    fn ask(&self, address: &str, deadline: Instant) -> Result<Answer> {
-        let mut conn = self.dial(address, deadline)?;
-        let answer = conn.call(&Request::Leader, deadline).map_err(|broken| broken.into_error())?;
-        let (id, leader) = match answer {
-            Response::Node { id, address } => (id, text(address)?),
-            other => return Err(unexpected("LEADER", &other)),
+        let found = match self.quickly(deadline) {
+            Some(found) => Ok(found),
+            None => Search::new(&self.ways, self.candidates(), deadline).run(),
         };
-        Ok(match leader.as_str() {
-            "" => Answer::Unknown,
-            _ if id == 0 => Answer::Unknown,
-            leads if leads == address => Answer::Leads(conn),
-            _ => Answer::Follows(leader),
-        })
+        *self.remembered.lock() = found.as_ref().ok().map(|(_, address)| address.clone());
+        found
     }
 
     /// A connection to that very node, whatever its role.
     pub(crate) fn dial(&self, address: &str, deadline: Instant) -> Result<Conn> {
+        self.ways.dial(address, deadline)
+    }
+
+    pub(super) fn ways(&self) -> Ways {
+        self.ways.clone()
+    }
+
+    /// The last leader and this process's node usually know, and asking them costs no thread.
+    fn quickly(&self, deadline: Instant) -> Option<(Conn, String)> {
+        let mut next: VecDeque<String> = self.remembered.lock().iter().cloned().collect();
+        next.extend(
+            self.ways
+                .local
+                .iter()
+                .map(|local| local.address().to_owned()),
+        );
+        if let ([only], true) = (self.addresses.as_slice(), next.is_empty()) {
+            next.push_back(only.to_string());
+        }
+        let mut asked = Vec::new();
+        while let Some(address) = next.pop_front() {
+            if asked.contains(&address) || asked.len() == QUICK_QUESTIONS {
+                continue;
+            }
+            match self.ways.ask(&address, limits::QUICK, deadline) {
+                Ok(Answer::Leads(conn)) => return Some((conn, address)),
+                Ok(Answer::Follows(_, leader)) => next.push_front(leader),
+                Ok(Answer::Unknown(_)) | Err(_) => {}
+            }
+            asked.push(address);
+        }
+        None
+    }
+
+    /// The last leader first, then this process's node and the members that it knows, then the list.
+    fn candidates(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.remembered.lock().iter().cloned().collect();
+        if let Some(local) = &self.ways.local {
+            all.push(local.address().to_owned());
+            all.extend(local.peers().iter().map(ToString::to_string));
+        }
+        all.extend(self.addresses.iter().map(ToString::to_string));
+        all
+    }
+}
+
+impl Ways {
+    pub(super) fn dial(&self, address: &str, deadline: Instant) -> Result<Conn> {
         let stream = match &self.local {
             Some(local) if local.address() == address => local.dial(deadline)?,
             _ => Stream::connect_tcp(&Address::parse_peer(address, "address")?, deadline)?,
         };
         Ok(Conn::new(stream))
+    }
+
+    /// Who leads, as the node at `address` has it; it has to answer within `limit`.
+    pub(super) fn ask(&self, address: &str, limit: Duration, deadline: Instant) -> Result<Answer> {
+        let deadline = deadline.min(Instant::now() + limit);
+        let mut conn = self.dial(address, deadline)?;
+        let (id, leader) = who_leads(&mut conn, deadline)?;
+        Ok(match leader.as_str() {
+            "" => Answer::Unknown(conn),
+            _ if id == 0 => Answer::Unknown(conn),
+            leads if leads == address => Answer::Leads(conn),
+            _ => Answer::Follows(conn, leader),
+        })
+    }
+}
+
+/// Id and address of the leader, as the node at the other end sees it; 0 and nothing if it sees none.
+pub(super) fn who_leads(conn: &mut Conn, deadline: Instant) -> Result<(u64, String)> {
+    match conn
+        .call(&Request::Leader, deadline)
+        .map_err(Broken::into_error)?
+    {
+        Response::Node { id, address } => Ok((id, text(address)?)),
+        other => Err(unexpected("LEADER", &other)),
     }
 }
 
@@ -145,7 +164,8 @@ impl Broken {
 
 /// The engine's texts are ASCII; anything else comes from a stranger.
 pub(crate) fn text(bytes: &[u8]) -> Result<String> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| Error::internal("the node sent a text that is not UTF-8"))
+    String::from_utf8(bytes.to_vec())
+        .map_err(|_| Error::internal("the node sent a text that is not UTF-8"))
 }
 
 pub(crate) fn unexpected(request: &str, response: &Response<'_>) -> Error {
@@ -158,18 +178,6 @@ pub(crate) fn unexpected(request: &str, response: &Response<'_>) -> Error {
     }
 }
 
-fn no_leader(reasons: &[(String, Error)]) -> Error {
-    let tried: Vec<String> = reasons
-        .iter()
-        .map(|(address, error)| format!("{address}: {}", error.message()))
-        .collect();
-    let kind = if reasons.iter().any(|(_, error)| error.kind() == Kind::Shutdown) {
-        Kind::Shutdown
-    } else {
-        Kind::NoLeader
-    };
-    Error::new(
-        kind,
-        format!("no leader found before the deadline; tried {}", tried.join("; ")),
-    )
-}
+#[cfg(test)]
+#[path = "connector_tests.rs"]
+mod tests;

@@ -1,22 +1,17 @@
 //! The members of a cluster, asked for and changed through its leader.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::conn::Conn;
+use crate::client::change;
+use crate::client::conn::{Broken, Conn};
 use crate::client::connector::{Connector, text, unexpected};
+use crate::client::manage;
+use crate::client::probe::{Metadata, describe, probe};
+use crate::client::roles;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::net::Address;
 use crate::wire::{Request, Response, Role};
-
-/// FAILURE codes of requests that need the leader. [protocol 8]
-const NOT_LEADER: u64 = 10250;
-const LEADERSHIP_LOST: u64 = 10506;
-const BUSY: u64 = 5;
-
-/// How long to wait for another membership change to end before asking again.
-const CHANGE_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
@@ -34,7 +29,10 @@ pub(crate) struct Client {
 /// The members as the node at the other end of `conn` knows them; none if it never joined a cluster.
 pub(crate) fn members(conn: &mut Conn, deadline: Instant) -> Result<Vec<Member>> {
     let request = Request::Cluster { format: 1 };
-    match conn.call(&request, deadline).map_err(|broken| broken.into_error())? {
+    match conn
+        .call(&request, deadline)
+        .map_err(|broken| broken.into_error())?
+    {
         Response::Nodes(list) => list
             .into_iter()
             .map(|member| {
@@ -69,57 +67,66 @@ impl Client {
     }
 
     pub(crate) fn cluster(&self) -> Result<Vec<Member>> {
-        let deadline = self.deadline();
-        let (mut leader, _) = self.connector.leader(deadline)?;
-        members(&mut leader, deadline)
+        self.members(self.deadline())
     }
 
-    /// Makes the node at `address` a voter. The same id and address again is success.
-    pub(crate) fn add(&self, id: u64, address: &Address) -> Result<()> {
+    /// Adds the node at `address`, and makes it a voter if it answers; an address that does not is added as a spare, which
+    /// costs the cluster no vote. The same id and address again is success. What the node is then; an error means that it
+    /// is no member, unless it says that this is not known.
+    pub(crate) fn add(&self, id: u64, address: &Address) -> Result<Role> {
         if id == 0 {
-            return Err(Error::invalid(format!("cannot add a node with id 0 at {address}: 0 is no node id")));
+            return Err(Error::invalid("cannot add node 0: id 0 is no node id"));
         }
         let deadline = self.deadline();
         let address = address.to_string();
-        let (mut leader, _) = self.connector.leader(deadline)?;
-        let present = members(&mut leader, deadline)?;
-        if let Some(member) = present.iter().find(|member| member.id == id || member.address == address) {
-            if member.id != id || member.address != address {
-                return Err(Error::invalid(format!(
-                    "cannot add node {id} at {address}: node {} at {} is a member already; remove it first",
-                    member.id, member.address
-                )));
+        let present = self.members(deadline)?;
+        let (role, answers) = match find_same(&present, id, &address)? {
+            Some(member) if member.role == Role::Voter => return Ok(Role::Voter),
+            Some(member) => (member.role, self.answers(member, deadline)),
+            None => {
+                let answers = self.check_newcomer(id, &address, &present, deadline)?;
+                change::add(&self.connector, id, &address, deadline)?;
+                (Role::Spare, answers)
             }
-        } else {
-            self.refuse_member_of_another_cluster(id, &address, deadline)?;
-            let request = Request::Add {
-                id,
-                address: address.as_bytes(),
-            };
-            self.change(&request, "adding", deadline)?;
-        }
-        if present.iter().any(|member| member.id == id && member.role == Role::Voter) {
-            return Ok(());
-        }
-        let request = Request::Assign {
-            id,
-            role: Role::Voter.into(),
         };
-        self.change(&request, "promoting", deadline)
-            .map_err(|error| error.at(format!("node {id} at {address} was added as a spare, but did not become a voter")))
+        // It is a member now; what it lacks of a voter, the leader may still make of it.
+        match answers && change::assign(&self.connector, id, Role::Voter, deadline).is_ok() {
+            true => Ok(Role::Voter),
+            false => Ok(role),
+        }
     }
 
-    /// A node that leads a cluster of its own cannot take over another log: the engine would abort the process.
-    fn refuse_member_of_another_cluster(&self, id: u64, address: &str, deadline: Instant) -> Result<()> {
-        let probe = deadline.min(Instant::now() + limits::PROBE);
-        let mut conn = self
+    /// Whether the node answers. One that leads a cluster of its own is refused: it cannot take over another log, the
+    /// engine would abort the process.
+    fn check_newcomer(
+        &self,
+        id: u64,
+        address: &str,
+        present: &[Member],
+        deadline: Instant,
+    ) -> Result<bool> {
+        let limit = deadline.min(Instant::now() + limits::PROBE);
+        let asked = self
             .connector
-            .dial(address, probe)
-            .map_err(|error| error.at(format!("cannot add node {id}: start it first; nothing was changed")))?;
-        let its_members = members(&mut conn, probe)
-            .map_err(|error| error.at(format!("cannot add node {id}: {address} does not answer like a dqlite node")))?;
-        if its_members.is_empty() {
-            return Ok(());
+            .dial(address, limit)
+            .and_then(|mut conn| members(&mut conn, limit));
+        let its_members = match asked {
+            Ok(list) => list,
+            Err(error) if matches!(error.kind(), Kind::Timeout | Kind::Retry) => return Ok(false),
+            Err(error) => {
+                return Err(error.at(format!(
+                    "cannot add node {id} at {address}; nothing was changed"
+                )));
+            }
+        };
+        // A node that was a member, or whose joining was interrupted, may know this cluster already.
+        let is_ours = |member: &Member| {
+            present
+                .iter()
+                .any(|it| it.id == member.id && it.address == member.address)
+        };
+        if its_members.is_empty() || its_members.iter().any(is_ours) {
+            return Ok(true);
         }
         Err(Error::misuse(format!(
             "cannot add node {id} at {address}: it belongs to a cluster of its own ({}). Start it with an empty data \
@@ -128,51 +135,182 @@ impl Client {
         )))
     }
 
+    /// Takes the node out of the cluster. If it leads, another one does first.
     pub(crate) fn remove(&self, id: u64) -> Result<()> {
         let deadline = self.deadline();
-        let (mut leader, _) = self.connector.leader(deadline)?;
-        let present = members(&mut leader, deadline)?;
-        if !present.iter().any(|member| member.id == id) {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("cannot remove node {id}: no such member; the members are {}", list(&present)),
-            ));
-        }
+        let doing = format!("cannot remove node {id}");
+        let (present, leader) = self.cluster_and_leader(deadline)?;
+        let member = find(&present, id).map_err(|error| error.at(&doing))?;
         if present.len() == 1 {
             return Err(Error::misuse(format!(
-                "cannot remove node {id}: it is the last member, and a cluster without members loses its data; \
-                 stop the node instead"
+                "{doing}: it is the last member, and a cluster without members loses its data; stop the node instead"
             )));
         }
-        self.change(&Request::Remove { id }, "removing", deadline)
+        if member.role == Role::Voter {
+            self.release(member, &present, &leader, true, deadline)
+                .map_err(|error| error.at(&doing))?;
+        }
+        change::remove(&self.connector, id, deadline)
     }
 
-    /// Sends a membership change to the leader until it is done, refused, or the deadline passes.
-    fn change(&self, request: &Request<'_>, doing: &str, deadline: Instant) -> Result<()> {
-        loop {
-            let (mut leader, address) = self.connector.leader(deadline)?;
-            let response = leader.call(request, deadline).map_err(|broken| {
-                let what = format!("{doing}: {}; it is not known whether the change was made", broken.reason);
-                Error::new(Kind::Unknown, what)
-            })?;
-            let (code, message) = match response {
-                Response::Empty => return Ok(()),
-                Response::Failure { code, message } => (code, String::from_utf8_lossy(message).into_owned()),
-                other => return Err(unexpected(request.name(), &other)),
-            };
-            let said = format!("{doing}: the leader {address} says: {message} (code {code})");
-            match code {
-                NOT_LEADER | BUSY if Instant::now() + CHANGE_PAUSE < deadline => thread::sleep(CHANGE_PAUSE),
-                NOT_LEADER => return Err(Error::new(Kind::NoLeader, said)),
-                BUSY => return Err(Error::new(Kind::Timeout, said)),
-                LEADERSHIP_LOST => return Err(Error::new(Kind::Unknown, said)),
-                _ => return Err(Error::internal(said)),
-            }
+    /// Gives the node a role. If it led and loses its vote, another voter leads first.
+    pub(crate) fn assign(&self, id: u64, role: Role) -> Result<()> {
+        let deadline = self.deadline();
+        let doing = format!("cannot make node {id} a {}", change::name(role));
+        let (present, leader) = self.cluster_and_leader(deadline)?;
+        let member = find(&present, id).map_err(|error| error.at(&doing))?;
+        if member.role == role {
+            return Ok(());
         }
+        if role == Role::Voter && !self.answers(member, deadline) {
+            let silent = format!(
+                "{doing}: {} does not answer, and a voter has to catch up first; nothing was changed",
+                member.address
+            );
+            return Err(Error::new(Kind::Retry, silent));
+        }
+        if member.role == Role::Voter {
+            self.release(member, &present, &leader, false, deadline)
+                .map_err(|error| error.at(&doing))?;
+        }
+        change::assign(&self.connector, id, role, deadline)
+    }
+
+    /// Prepares for a voter to lose its vote: the others have to go on without it, and under another leader. With
+    /// `replace`, a last voter gets a successor.
+    fn release(
+        &self,
+        voter: &Member,
+        present: &[Member],
+        leader: &str,
+        replace: bool,
+        deadline: Instant,
+    ) -> Result<()> {
+        let mut peers = probe(&self.connector, present, deadline);
+        let only = present
+            .iter()
+            .all(|member| member.id == voter.id || member.role != Role::Voter);
+        if only && !replace {
+            return Err(Error::misuse(
+                "it is the only voter; make another node a voter first",
+            ));
+        }
+        if !only && !roles::can_spare(&peers, voter.id) {
+            let silent: Vec<String> = peers
+                .iter()
+                .filter(|peer| !peer.online)
+                .map(|peer| format!("{} at {}", peer.id, peer.address))
+                .collect();
+            return Err(Error::misuse(format!(
+                "the voters that answer would be no majority without it, and the cluster would stand still; start or \
+                 remove first those that do not answer: {}",
+                silent.join(", ")
+            )));
+        }
+        if voter.address == leader {
+            manage::step_down(&self.connector, &mut peers, voter.id, leader, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the node lead, or any other than the one that leads now if `id` is 0.
+    pub(crate) fn transfer(&self, id: u64) -> Result<()> {
+        let deadline = self.deadline();
+        let (present, leader) = self.cluster_and_leader(deadline)?;
+        if id == 0 {
+            let leads = present
+                .iter()
+                .find(|member| member.address == leader)
+                .map_or(0, |member| member.id);
+            let peers = probe(&self.connector, &present, deadline);
+            return change::move_lead(
+                &self.connector,
+                &leader,
+                &roles::next_leaders(&peers, leads),
+                deadline,
+            );
+        }
+        let doing = format!("node {id} cannot lead");
+        let member = find(&present, id).map_err(|error| error.at(&doing))?;
+        if member.address == leader {
+            return Ok(());
+        }
+        if member.role != Role::Voter {
+            let what = change::name(member.role);
+            return Err(Error::misuse(format!(
+                "{doing}: it is a {what}; make it a voter first"
+            )));
+        }
+        change::move_lead(&self.connector, &leader, &[id], deadline)
+    }
+
+    /// What the node at `address` says of itself.
+    pub(crate) fn describe(&self, address: &Address) -> Result<Metadata> {
+        let deadline = self.deadline();
+        describe(
+            &mut self.connector.dial(&address.to_string(), deadline)?,
+            deadline,
+        )
+    }
+
+    /// Sets the weight of the node at `address`; it keeps it while it runs.
+    pub(crate) fn set_weight(&self, address: &Address, weight: u64) -> Result<()> {
+        let deadline = self.deadline();
+        let mut conn = self.connector.dial(&address.to_string(), deadline)?;
+        // Setting it twice does no harm, so what is unknown is safe to repeat.
+        match conn
+            .call(&Request::Weight { weight }, deadline)
+            .map_err(Broken::into_error)?
+        {
+            Response::Empty => Ok(()),
+            other => Err(unexpected("WEIGHT", &other)),
+        }
+    }
+
+    fn answers(&self, member: &Member, deadline: Instant) -> bool {
+        probe(&self.connector, std::slice::from_ref(member), deadline)
+            .iter()
+            .any(|peer| peer.online)
+    }
+
+    fn members(&self, deadline: Instant) -> Result<Vec<Member>> {
+        Ok(self.cluster_and_leader(deadline)?.0)
+    }
+
+    fn cluster_and_leader(&self, deadline: Instant) -> Result<(Vec<Member>, String)> {
+        let (mut conn, leader) = self.connector.leader(deadline)?;
+        Ok((members(&mut conn, deadline)?, leader))
     }
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
+    }
+}
+
+fn find(members: &[Member], id: u64) -> Result<&Member> {
+    members
+        .iter()
+        .find(|member| member.id == id)
+        .ok_or_else(|| {
+            let those = list(members);
+            Error::new(
+                Kind::NotFound,
+                format!("no such member; the members are {those}"),
+            )
+        })
+}
+
+/// The member with this id and address; one that shares only one of them is in the way.
+fn find_same<'a>(members: &'a [Member], id: u64, address: &str) -> Result<Option<&'a Member>> {
+    match members
+        .iter()
+        .find(|member| member.id == id || member.address == address)
+    {
+        Some(other) if other.id != id || other.address != address => Err(Error::invalid(format!(
+            "cannot add node {id} at {address}: node {} at {} is a member already; remove it first",
+            other.id, other.address
+        ))),
+        found => Ok(found),
     }
 }
 
@@ -183,3 +321,7 @@ fn list(members: &[Member]) -> String {
         .collect();
     all.join(", ")
 }
+
+#[cfg(test)]
+#[path = "members_tests.rs"]
+mod tests;

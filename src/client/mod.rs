@@ -1,9 +1,30 @@
-//! Talking to a cluster from outside SQL: who leads, who belongs to it, who joins and leaves.
+//! Talking to a cluster from outside SQL: who leads, who belongs to it, who joins and leaves, who votes.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `conn` | one connection: a request, its response |
+//! | `connector`, `search` | finding the leader |
+//! | `members` | a client's calls |
+//! | `change` | one change of the members, made for certain |
+//! | `probe` | who of the members is there |
+//! | `roles` | who should vote and who should stand by: the algorithm alone |
+//! | `manage` | roles as a node of this process deals, takes and hands them over |
 
+mod change;
 mod conn;
 mod connector;
+#[cfg(test)]
+mod fake_tests;
+mod manage;
 mod members;
+mod probe;
+mod roles;
+mod search;
 
 pub(crate) use conn::{Broken, Conn};
 pub(crate) use connector::{Connector, Local};
+pub(crate) use manage::{adjust_once, handover, leads, take_role};
 pub(crate) use members::{Client, Member, members};
+pub(crate) use roles::Targets;
+
+pub(crate) use crate::wire::Role;

@@ -1,9 +1,10 @@
 //! Clients: who leads a cluster, who belongs to it, who joins and leaves.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_ulonglong};
 
-use crate::client::Client;
+use crate::client::{Client, Role};
 use crate::engine::fork;
+use crate::error::{Error, Result};
 use crate::ffi::guard::guard;
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
@@ -45,10 +46,13 @@ pub extern "C" fn dqlitepy_client_close(handle: dqlitepy_handle) -> c_int {
     })
 }
 
-/// Makes the node `id` at `address`, which must be running, a voter of the cluster.
+/// Makes the node `id` at `address` a member of the cluster, and a voter of it if it answers.
 ///
-/// `address` is a NUL-terminated UTF-8 "host:port". A node that is a voter already is success; one that belongs to a
-/// cluster of its own is refused with DQLITEPY_MISUSE. Blocks until the cluster has agreed, 10 s at most.
+/// `address` is a NUL-terminated UTF-8 "host:port". An address that does not answer is added as a spare, which is success
+/// too: it costs the cluster no vote, and the role in dqlitepy_client_cluster says what the node became. A node that is a
+/// member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
+/// DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
+/// dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
 /// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
 /// DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
 ///
@@ -67,11 +71,12 @@ pub unsafe extern "C" fn dqlitepy_client_add(
     })
 }
 
-/// Takes the node `id` out of the cluster. The last member cannot be removed (DQLITEPY_MISUSE).
+/// Takes the node `id` out of the cluster. If it leads, another node does first.
 ///
+/// Refused with DQLITEPY_MISUSE: the last member, and a voter without which the voters that answer are no majority.
 /// Blocks until the cluster has agreed, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
-/// DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN or DQLITEPY_INTERNAL.
-/// Since 0.1.0.
+/// DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or
+/// DQLITEPY_INTERNAL. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_remove(handle: dqlitepy_handle, id: dqlitepy_node_id) -> c_int {
     guard(|| object::<Client>(handle)?.remove(id))
@@ -111,5 +116,102 @@ pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_o
         let list = members.iter().map(|member| (member.id, member.address.as_str(), member.role.into()));
         *out = alloc::into_c_string(render::members(list));
         Ok(())
+    })
+}
+
+/// Gives the node `id` a role: DQLITEPY_VOTER, DQLITEPY_STANDBY or DQLITEPY_SPARE. The role that it has is success.
+///
+/// A leader that loses its vote lets another voter lead first. Refused with DQLITEPY_MISUSE: the only voter, and a voter
+/// without which the voters that answer are no majority; with DQLITEPY_RETRY: a vote for a node that does not answer.
+/// Nodes that manage roles may change it again to reach their own targets. Blocks until the cluster has agreed, which for
+/// a voter includes that the node has caught up, 10 s at most; DQLITEPY_UNKNOWN then means that it goes on.
+/// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member), DQLITEPY_INVALID (handle or role),
+/// DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
+/// Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_client_assign(
+    handle: dqlitepy_handle,
+    id: dqlitepy_node_id,
+    role: c_int,
+) -> c_int {
+    guard(|| object::<Client>(handle)?.assign(id, role_of(role)?))
+}
+
+fn role_of(number: c_int) -> Result<Role> {
+    u64::try_from(number)
+        .ok()
+        .and_then(|number| Role::try_from(number).ok())
+        .ok_or_else(|| {
+            Error::invalid(format!(
+                "role {number} is none: 0 is a voter, 1 a stand-by, 2 a spare"
+            ))
+        })
+}
+
+/// Lets the voter `id` lead, or with 0 any voter but the one that leads now. The one that leads already is success.
+///
+/// Blocks until another node leads, 10 s at most; statements under way at the old leader may fail meanwhile.
+/// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member), DQLITEPY_INVALID, DQLITEPY_MISUSE (no voter),
+/// DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY (no other voter answers) or DQLITEPY_INTERNAL
+/// (the node could not take over; the old leader goes on). Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_client_transfer(handle: dqlitepy_handle, id: dqlitepy_node_id) -> c_int {
+    guard(|| object::<Client>(handle)?.transfer(id))
+}
+
+/// Asks the node at `address` for its failure domain and its weight.
+///
+/// `address` is a NUL-terminated UTF-8 "host:port". Either output may be NULL; they receive 0 on failure. Voters are
+/// spread over failure domains, and of two nodes the one with less weight is promoted first.
+/// Blocks until the node has answered, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
+/// DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
+///
+/// # Safety
+/// `address` is NULL or a NUL-terminated string, the outputs are NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dqlitepy_client_describe(
+    handle: dqlitepy_handle,
+    address: *const c_char,
+    failure_domain_out: *mut c_ulonglong,
+    weight_out: *mut c_ulonglong,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (domain, weight) = unsafe {
+            (
+                args::optional_out(failure_domain_out),
+                args::optional_out(weight_out),
+            )
+        };
+        // SAFETY: the caller's promise.
+        let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
+        let found = object::<Client>(handle)?.describe(&address)?;
+        domain
+            .into_iter()
+            .for_each(|out| *out = found.failure_domain);
+        weight.into_iter().for_each(|out| *out = found.weight);
+        Ok(())
+    })
+}
+
+/// Sets the weight of the node at `address`: lighter ones are promoted first, heavier ones demoted first. The node forgets
+/// it when it stops.
+///
+/// `address` is a NUL-terminated UTF-8 "host:port". Blocks until the node has answered, 10 s at most.
+/// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL; after a
+/// failure it may have been set. Since 0.2.0.
+///
+/// # Safety
+/// `address` is NULL or a NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dqlitepy_client_set_weight(
+    handle: dqlitepy_handle,
+    address: *const c_char,
+    weight: c_ulonglong,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
+        object::<Client>(handle)?.set_weight(&address, weight)
     })
 }

@@ -26,6 +26,8 @@ pub(crate) struct Duties {
 
 struct State {
     stopping: bool,
+    /// There is something new to do: the pause is over.
+    hurry: bool,
     /// None once the node belongs to a cluster; else why it does not yet.
     unjoined: Option<Error>,
 }
@@ -35,6 +37,7 @@ impl Duties {
         Self {
             state: Mutex::new(State {
                 stopping: false,
+                hurry: false,
                 unjoined: joins.then(not_tried),
             }),
             changed: Condvar::new(),
@@ -50,7 +53,10 @@ impl Duties {
 
     /// The node was told to leave its cluster of one for another.
     pub(crate) fn expect_join(&self) {
-        self.state.lock().unjoined = Some(not_tried());
+        let mut state = self.state.lock();
+        state.unjoined = Some(not_tried());
+        state.hurry = true;
+        self.changed.notify_all();
     }
 
     /// Waits until the node belongs to a cluster.
@@ -101,7 +107,8 @@ impl Duties {
     fn pause(&self, time: Duration) -> bool {
         let mut state = self.state.lock();
         let until = Instant::now() + time;
-        while !state.stopping && !self.changed.wait_until(&mut state, until).timed_out() {}
+        while !state.stopping && !state.hurry && !self.changed.wait_until(&mut state, until).timed_out() {}
+        state.hurry = false;
         !state.stopping
     }
 }

@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
@@ -219,8 +220,10 @@ fn read(path: &Path) -> Result<Option<String>> {
 
 /// Writes a file so that after a crash there is the old one or the new one, whole.
 fn replace(dir: &Path, name: &str, text: &str) -> Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let path = dir.join(name);
-    let temporary = dir.join(format!(".{name}.new"));
+    // Two threads may be writing the same file; each with a draft of its own, the last one wins.
+    let temporary = dir.join(format!(".{name}.{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(text.as_bytes())?;

@@ -227,6 +227,10 @@ impl Instance {
         self.core().map(drop)
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.core.lock().is_none()
+    }
+
     /// What a failed call says if the node was lost meanwhile.
     pub(crate) fn explain(&self, error: Error) -> Error {
         match self.watch.check() {
@@ -260,14 +264,16 @@ impl Instance {
         files::store_join(&self.dir, files::Join::Reset)?;
         files::store_cluster(&self.dir, peers)?;
         self.watch.set_plan(Plan::Join);
-        self.duties.expect_join();
+        self.watch.learn(peers);
         *self.core.lock() = None;
         core.door.close();
         core.engine.stop()?;
         drop(core);
         files::remove_raft_state(&self.dir)?;
         files::store_join(&self.dir, files::Join::Pending)?;
-        self.open_core(net::listen(&self.bound)?.0)
+        self.open_core(net::listen(&self.bound)?.0)?;
+        self.duties.expect_join();
+        Ok(())
     }
 
     /// Stops for everybody who is attached. Returns at the deadline at the latest; the engine then goes on stopping.

@@ -46,18 +46,17 @@ fn is(member: &Member, node: &Instance) -> bool {
 pub(crate) fn add(client: &Client, id: u64, address: &Address) -> Result<()> {
     let local = Instance::running_at(&address.to_string()).filter(|node| node.me().id == id);
     let Some(node) = local else {
-        return client.add(id, address);
+        return client.add(id, address).map(drop);
     };
     let members = client.cluster()?;
     let belongs = members.iter().any(|member| is(member, &node));
     if !belongs && leads_blank_cluster_of_its_own(&node)? {
         let peers: Vec<_> = members.iter().map(entry).collect();
         node.rejoin(&peers)?;
-        node.watch().learn(&peers);
         let deadline = Instant::now() + limits::CLIENT_CALL;
         return node.duties().wait_joined(deadline);
     }
-    client.add(id, address)
+    client.add(id, address).map(drop)
 }
 
 fn leads_blank_cluster_of_its_own(node: &Instance) -> Result<bool> {

@@ -134,6 +134,8 @@ impl Node {
         match &*self.phase.lock() {
             // The start before this one ended while the node was still waiting to join.
             Phase::Running(running) if running.instance.duties().waits() => return Ok(Arc::clone(&running.instance)),
+            // Another handle has stopped it.
+            Phase::Running(running) if running.instance.is_stopped() => {}
             Phase::Running(running) => {
                 return Err(Error::misuse(format!("the node at {} is running already", running.instance.me().address)));
             }
@@ -222,8 +224,8 @@ impl Node {
     fn call<T>(&self, call: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
         let running = self.running()?;
         let _inside = running.calls.read();
-        running.wake.check()?;
         running.instance.check()?;
+        running.wake.check()?;
         call(&running).map_err(|error| running.instance.explain(error))
     }
 

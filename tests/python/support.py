@@ -90,10 +90,10 @@ def last_error():
         lib.dqlitepy_free(pointer)
 
 
-def python(code, *arguments, **options):
+def python(code, *arguments, variables={}, **options):
     """Start a new interpreter that runs the code; its sys.argv[1:] are the arguments."""
     here = os.path.dirname(os.path.abspath(__file__))
-    environment = dict(os.environ, PYTHONPATH=here, PYTHONFAULTHANDLER="1")
+    environment = dict(os.environ, PYTHONPATH=here, PYTHONFAULTHANDLER="1", **variables)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -106,9 +106,9 @@ def python(code, *arguments, **options):
     )
 
 
-def run_python(code, *arguments, seconds=30):
+def run_python(code, *arguments, seconds=30, **options):
     """Run it to its end: (exit code, stdout, stderr)."""
-    process = python(code, *arguments)
+    process = python(code, *arguments, **options)
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -6,8 +6,6 @@ import threading
 import pytest
 from dqlitepy import dbapi
 
-import support
-
 
 @pytest.fixture
 def connection(node):

@@ -2,11 +2,13 @@
 
 import multiprocessing
 import signal
+import sqlite3
 import subprocess
 import threading
 
 import pytest
 from dqlitepy import ErrorCode, Node, NodeError
+from dqlitepy._ffi import get_library
 
 import support
 
@@ -195,8 +197,6 @@ def test_python_goes_on_during_a_call(node):
         thread.start()
         support.wait_until(thread.is_alive)
         # dqlitepy's lock is held by that thread: stop as another binding would.
-        from dqlitepy._ffi import get_library
-
         assert get_library().dqlitepy_node_stop(handle) == 0
         thread.join(10)
     assert codes in ([ErrorCode.SHUTDOWN], [ErrorCode.STOPPED])
@@ -204,8 +204,6 @@ def test_python_goes_on_during_a_call(node):
 
 def test_beside_sqlite3(node):
     """Python's own SQLite in the same process is another one."""
-    import sqlite3
-
     mine = sqlite3.connect(":memory:")
     mine.execute("CREATE TABLE t (a)")
     node.exec("CREATE TABLE t (a)")

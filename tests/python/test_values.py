@@ -168,6 +168,19 @@ def test_date_column(node, column, stored, read):
     assert node.query("SELECT v FROM t") == [{"v": read}]
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/St_Johns", "nonsense"])
+def test_time_zone_of_the_host_does_not_matter(tmp_path, address, zone):
+    code = """
+import sys, support
+node = support.running_node(sys.argv[1], sys.argv[2])
+node.exec("CREATE TABLE t (d DATETIME)")
+node.exec("INSERT INTO t VALUES (0), ('2024-07-02 03:04:05')")
+print([row["d"] for row in node.query("SELECT d FROM t")])
+"""
+    result = support.run_python(code, address, tmp_path / "n", variables={"TZ": zone})
+    assert result == (0, "['1970-01-01T00:00:00Z', '2024-07-02T03:04:05Z']\n", "")
+
+
 def test_keys(node):
     assert list(node.query('SELECT 1 AS z, 2 AS "A b", 3 AS "ü""\\", 4 AS ""')[0]) == ["z", "A b", 'ü"\\', ""]
     assert node.query("SELECT 1 AS a, 2 AS b, 3 AS a") == [{"a": 3, "b": 2}]  # the last of the same name wins

@@ -66,6 +66,12 @@ struct glue_loop *glue_loop_open(struct dqlite_node *engine);
 void glue_loop_detach(struct glue_loop *loop);
 void glue_loop_free(struct glue_loop *loop);
 struct glue_loop *glue_loop_of(struct glue_node *node);
+/* Any thread: the engine was given this socket as its link to a peer. */
+void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
+
+/* The statement that runs next on this connection of SQLite belongs to the client behind this socket. */
+struct sqlite3;
+void glue_watch_client(struct sqlite3 *conn, int fd);
 
 /* The statement that runs next on this connection of SQLite belongs to the client behind this socket. */
 struct sqlite3;

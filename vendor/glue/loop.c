@@ -1,13 +1,17 @@
 /*
- * What is asked of a running loop from outside: how raft stands, and to begin an election when a leader's link ended.
+ * What is asked of a running loop from outside: how raft stands, to begin an election when a leader's link ended, and to
+ * watch the links that this node opened.
  *
- * raft's structures belong to the loop's thread, so both are requests that an async handle brings there.
+ * raft's structures belong to the loop's thread, so these are requests that an async handle brings there.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -21,17 +25,30 @@
 /* A first pause, so that the survivors do not all stand for election at once; then how often to try again. */
 enum { FIRST_PAUSE_MS = 60, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, ATTEMPTS = 100 };
 
+enum wish { INSPECT, LINK_LOST, LINK_OPENED };
+
 struct request {
 	struct request *next;
-	bool inspect;
+	enum wish wish;
 	uint64_t peer;
+	struct link *link;
 	struct glue_status status;
 	sem_t done;
 	atomic_int owners; /* the asker and the loop; whoever leaves last frees it */
 };
 
+/* A link that this node opened. raft only writes to it, so it learns of its end when a message is lost. */
+struct link {
+	struct link *next;
+	struct glue_loop *loop;
+	uv_poll_t poll;
+	int fd; /* a copy of the engine's */
+	char address[];
+};
+
 struct glue_loop {
 	struct dqlite_node *engine;
+	struct link *links; /* loop thread only */
 	pthread_mutex_t mutex;
 	struct request *first;
 	bool closing;
@@ -43,6 +60,10 @@ struct glue_loop {
 static void request_release(struct request *request)
 {
 	if (atomic_fetch_sub(&request->owners, 1) == 1) {
+		if (request->link != NULL) {
+			close(request->link->fd);
+			free(request->link);
+		}
 		sem_destroy(&request->done);
 		free(request);
 	}
@@ -93,6 +114,84 @@ static void link_lost(struct glue_loop *loop, uint64_t peer)
 	raft->follower_state.current_leader.id = 0;
 	loop->attempts = ATTEMPTS;
 	uv_timer_start(&loop->election, stand_for_election, random_below(raft, FIRST_PAUSE_MS), 0);
+}
+
+static void link_free(uv_handle_t *poll)
+{
+	struct link *link = poll->data;
+	close(link->fd);
+	free(link);
+}
+
+static void link_forget(struct link *link)
+{
+	struct link **place = &link->loop->links;
+	while (*place != link) {
+		place = &(*place)->next;
+	}
+	*place = link->next;
+	uv_close((uv_handle_t *)&link->poll, link_free);
+}
+
+static void sent(struct raft_io_send *send, int status)
+{
+	(void)status;
+	raft_free(send);
+}
+
+/* A message that means nothing, on a socket that is shut: raft notices, and dials again until the peer is back. */
+static void make_raft_dial_again(struct raft *raft, const char *address)
+{
+	for (unsigned i = 0; i < raft->configuration.n; i++) {
+		struct raft_server *server = &raft->configuration.servers[i];
+		struct raft_io_send *send;
+		if (strcmp(server->address, address) != 0 || (send = raft_malloc(sizeof *send)) == NULL) {
+			continue;
+		}
+		struct raft_message message = {
+			.type = RAFT_IO_REQUEST_VOTE_RESULT,
+			.server_id = server->id,
+			.server_address = server->address,
+			.request_vote_result = { .term = raft->current_term, .vote_granted = false },
+		};
+		if (raft->io->send(raft->io, send, &message, sent) != 0) {
+			raft_free(send);
+		}
+	}
+}
+
+static void link_ended(uv_poll_t *poll, int status, int events)
+{
+	struct link *link = poll->data;
+	struct raft *raft = &link->loop->engine->raft;
+	(void)status;
+	(void)events;
+	shutdown(link->fd, SHUT_RDWR);
+	if (raft->state != RAFT_UNAVAILABLE) {
+		make_raft_dial_again(raft, link->address);
+	}
+	link_forget(link);
+}
+
+static void link_watch(struct glue_loop *loop, struct link *link)
+{
+	for (struct link *old = loop->links; old != NULL; old = old->next) {
+		if (strcmp(old->address, link->address) == 0) {
+			link_forget(old);
+			break;
+		}
+	}
+	link->loop = loop;
+	if (uv_poll_init(&loop->engine->loop, &link->poll, link->fd) != 0) {
+		close(link->fd);
+		free(link);
+		return;
+	}
+	link->poll.data = link;
+	link->next = loop->links;
+	loop->links = link;
+	uv_unref((uv_handle_t *)&link->poll);
+	uv_poll_start(&link->poll, UV_DISCONNECT, link_ended);
 }
 
 /* Nothing was ever written here, and nobody is connected to a database: nothing would be missed. */
@@ -146,11 +245,18 @@ static void serve(uv_async_t *signal)
 	pthread_mutex_unlock(&loop->mutex);
 	while (request != NULL) {
 		struct request *next = request->next;
-		if (request->inspect) {
+		switch (request->wish) {
+		case INSPECT:
 			inspect(loop->engine, &request->status);
 			sem_post(&request->done);
-		} else {
+			break;
+		case LINK_LOST:
 			link_lost(loop, request->peer);
+			break;
+		case LINK_OPENED:
+			link_watch(loop, request->link);
+			request->link = NULL;
+			break;
 		}
 		request_release(request);
 		request = next;
@@ -170,10 +276,11 @@ static int submit(struct glue_loop *loop, struct request *request)
 	return rv;
 }
 
-static struct request *request_new(int owners)
+static struct request *request_new(enum wish wish, int owners)
 {
 	struct request *request = calloc(1, sizeof *request);
 	if (request != NULL) {
+		request->wish = wish;
 		sem_init(&request->done, 0, 0);
 		atomic_init(&request->owners, owners);
 	}
@@ -182,7 +289,7 @@ static struct request *request_new(int owners)
 
 void glue_node_link_lost(struct glue_node *node, uint64_t peer)
 {
-	struct request *request = request_new(1);
+	struct request *request = request_new(LINK_LOST, 1);
 	if (request == NULL) {
 		return;
 	}
@@ -194,11 +301,10 @@ void glue_node_link_lost(struct glue_node *node, uint64_t peer)
 
 int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_status *status)
 {
-	struct request *request = request_new(2);
+	struct request *request = request_new(INSPECT, 2);
 	if (request == NULL) {
 		return ENOMEM;
 	}
-	request->inspect = true;
 	int rv = submit(glue_loop_of(node), request);
 	if (rv != 0) {
 		request_release(request);
@@ -221,6 +327,25 @@ int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_s
 	}
 	request_release(request);
 	return rv;
+}
+
+void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd)
+{
+	size_t size = strlen(address) + 1;
+	struct request *request = request_new(LINK_OPENED, 1);
+	struct link *link = request != NULL ? calloc(1, sizeof *link + size) : NULL;
+	if (link != NULL) {
+		memcpy(link->address, address, size);
+		link->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		request->link = link;
+		if (link->fd >= 0 && submit(loop, request) == 0) {
+			return;
+		}
+	}
+	/* Not watched, the link works as the engine's do. */
+	if (request != NULL) {
+		request_release(request);
+	}
 }
 
 struct glue_loop *glue_loop_open(struct dqlite_node *engine)
@@ -251,6 +376,9 @@ void glue_loop_detach(struct glue_loop *loop)
 	pthread_mutex_unlock(&loop->mutex);
 	uv_close((uv_handle_t *)&loop->signal, NULL);
 	uv_close((uv_handle_t *)&loop->election, NULL);
+	while (loop->links != NULL) {
+		link_forget(loop->links);
+	}
 }
 
 void glue_loop_free(struct glue_loop *loop)

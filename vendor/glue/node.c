@@ -82,7 +82,11 @@ uint64_t glue_digest(const char *text, uint64_t salt)
 static int connect_peer(void *arg, const char *address, int *fd)
 {
 	struct glue_node *node = arg;
-	return node->options.connect(node->options.data, address, fd);
+	int rv = node->options.connect(node->options.data, address, fd);
+	if (rv == 0) {
+		glue_loop_link_opened(node->loop, address, *fd);
+	}
+	return rv;
 }
 
 /* The engine bootstraps ids 1 and 0x2dc171858c3155be by itself; when a node bootstraps is our decision (bootstrap below). */

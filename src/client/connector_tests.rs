@@ -1,0 +1,292 @@
+//! Finding the leader among nodes that hang, deny, redirect and lie.
+
+use std::thread;
+
+use super::*;
+use crate::client::fake_tests::{Fake, Fault, connector, nobody, parsed, soon};
+
+fn found(connector: &Connector, deadline: Instant) -> String {
+    connector
+        .leader(deadline)
+        .map(|(_, address)| address)
+        .unwrap()
+}
+
+fn failed(connector: &Connector, millis: u64) -> Error {
+    let began = Instant::now();
+    let error = connector
+        .leader(began + Duration::from_millis(millis))
+        .err()
+        .unwrap();
+    assert!(
+        began.elapsed() < Duration::from_millis(millis + 300),
+        "{:?} for {error}",
+        began.elapsed()
+    );
+    error
+}
+
+#[test]
+fn the_only_node_leads() {
+    let fake = Fake::new("V");
+    assert_eq!(found(&connector(&fake.addresses), soon()), fake.address(1));
+}
+
+#[test]
+fn a_follower_names_the_leader() {
+    let fake = Fake::new("VV");
+    assert_eq!(
+        found(&connector(&fake.addresses[1..]), soon()),
+        fake.address(1)
+    );
+}
+
+#[test]
+fn a_spare_names_the_members_and_one_of_them_leads() {
+    let fake = Fake::new("VP");
+    assert_eq!(
+        found(&connector(&fake.addresses[1..]), soon()),
+        fake.address(1)
+    );
+}
+
+#[test]
+fn a_node_that_hangs_delays_nobody() {
+    let fake = Fake::new("VVV");
+    fake.fault(3, Fault::Hangs);
+    let hanging_first = [fake.address(3).to_owned(), fake.address(1).to_owned()];
+    let began = Instant::now();
+    assert_eq!(found(&connector(&hanging_first), soon()), fake.address(1));
+    assert!(
+        began.elapsed() < Duration::from_millis(300),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn an_election_is_noticed_soon_after_it_was_decided() {
+    let fake = Fake::new("VVV");
+    fake.world().leader = 0;
+    fake.fault(3, Fault::Hangs);
+    let connector = connector(&fake.addresses);
+    let searching = thread::scope(|scope| {
+        let search = scope.spawn(|| (found(&connector, soon()), Instant::now()));
+        thread::sleep(Duration::from_millis(200));
+        fake.world().leader = 2;
+        let elected = Instant::now();
+        let (address, when) = search.join().unwrap();
+        assert_eq!(address, fake.address(2));
+        when - elected
+    });
+    assert!(searching < Duration::from_millis(250), "{searching:?}");
+}
+
+/// Its followers name it until they miss it, and then one of them leads.
+#[test]
+fn a_leader_that_vanished_delays_nobody() {
+    let fake = Fake::new("VVV");
+    fake.fault(1, Fault::Hangs);
+    for first in [1, 2, 3] {
+        fake.world().leader = 1;
+        let connector = connector(&fake.addresses[first - 1..]);
+        let waited = thread::scope(|scope| {
+            let search = scope.spawn(|| (found(&connector, soon()), Instant::now()));
+            thread::sleep(Duration::from_millis(1000));
+            fake.world().leader = 2;
+            let elected = Instant::now();
+            let (address, when) = search.join().unwrap();
+            assert_eq!(address, fake.address(2));
+            when - elected
+        });
+        assert!(waited < Duration::from_millis(500), "{waited:?}");
+    }
+}
+
+#[test]
+fn the_last_leader_is_asked_first_and_alone() {
+    let fake = Fake::new("VVV");
+    let connector = connector(&fake.addresses);
+    found(&connector, soon());
+    // Threads of the first search may still be asking.
+    thread::sleep(Duration::from_millis(100));
+    fake.world().asked.clear();
+    assert_eq!(found(&connector, soon()), fake.address(1));
+    assert_eq!(fake.world().asked.keys().copied().collect::<Vec<_>>(), [1]);
+
+    fake.world().leader = 3;
+    assert_eq!(
+        found(&connector, soon()),
+        fake.address(3),
+        "it names its successor"
+    );
+    fake.fault(3, Fault::Hangs);
+    fake.world().leader = 2;
+    let began = Instant::now();
+    assert_eq!(found(&connector, soon()), fake.address(2), "it hangs");
+    assert!(
+        began.elapsed() < limits::QUICK + Duration::from_millis(300),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn each_node_has_its_own_reason_and_the_votes_are_counted() {
+    let fake = Fake::new("VVVSP");
+    fake.world().leader = 0;
+    fake.fault(2, Fault::Names(3));
+    fake.fault(3, Fault::Hangs);
+    let nobody = nobody();
+    let mut addresses = fake.addresses.clone();
+    addresses.push(nobody.clone());
+    let error = failed(&connector(&addresses), 600);
+    assert_eq!(error.kind(), Kind::NoLeader);
+    let text = error.message();
+    for part in [
+        "(2 of 3 voters answered; 2 needed)".to_owned(),
+        format!("{}: knows no leader", fake.address(1)),
+        format!("{}: says {} leads", fake.address(2), fake.address(3)),
+        format!("{}: no answer", fake.address(3)),
+        format!("{}: has no vote", fake.address(4)),
+        format!("{}: has no vote", fake.address(5)),
+        format!("{nobody}: connecting to {nobody}: Connection refused"),
+    ] {
+        assert!(text.contains(&part), "{part} is not in {text}");
+    }
+}
+
+#[test]
+fn one_that_names_another_which_denies_it_is_no_way() {
+    let fake = Fake::new("VV");
+    fake.fault(1, Fault::Names(2));
+    fake.fault(2, Fault::Ignorant);
+    let error = failed(&connector(&fake.addresses[..1]), 200);
+    let denied = format!(
+        "{}: says {} leads; {}: knows no leader",
+        fake.address(1),
+        fake.address(2),
+        fake.address(2)
+    );
+    assert!(error.message().contains(&denied), "{error}");
+    assert!(
+        error.message().contains("2 of 2 voters answered; 2 needed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn strangers_and_the_silent_are_named() {
+    let fake = Fake::new("VVV");
+    fake.fault(1, Fault::Blank);
+    fake.fault(2, Fault::Closes);
+    fake.fault(3, Fault::Babbles);
+    let error = failed(&connector(&fake.addresses), 300);
+    let text = error.message();
+    assert!(!text.contains("voters answered"), "{text}");
+    assert!(
+        text.contains(&format!(
+            "{}: knows no leader and no members",
+            fake.address(1)
+        )),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("{}: the node", fake.address(2))),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("{}: the node announced", fake.address(3))),
+        "{text}"
+    );
+}
+
+#[test]
+fn without_a_leader_the_deadline_ends_it() {
+    for (millis, hangs) in [
+        (0, false),
+        (1, false),
+        (150, false),
+        (150, true),
+        (700, true),
+    ] {
+        let fake = Fake::new("V");
+        fake.fault(1, if hangs { Fault::Hangs } else { Fault::Ignorant });
+        let error = failed(&connector(&fake.addresses), millis);
+        assert!(error.message().contains(fake.address(1)), "{error}");
+    }
+}
+
+#[test]
+fn more_addresses_than_are_asked_at_a_time() {
+    let fake = Fake::new("V");
+    let mut addresses: Vec<String> = (0..3 * limits::PROBES).map(|_| nobody()).collect();
+    addresses.push(fake.address(1).to_owned());
+    assert_eq!(found(&connector(&addresses), soon()), fake.address(1));
+    fake.world().leader = 0;
+    let error = failed(&connector(&addresses), 300);
+    assert_eq!(
+        error.message().matches(": connecting to").count(),
+        3 * limits::PROBES
+    );
+}
+
+/// The node of this process, which the fake plays.
+struct Here {
+    address: String,
+    peers: Vec<Address>,
+    closed: bool,
+}
+
+impl Local for Here {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn dial(&self, deadline: Instant) -> Result<Stream> {
+        if self.closed {
+            return Err(Error::new(Kind::Shutdown, "the door is closed"));
+        }
+        Stream::connect_tcp(&Address::parse_peer(&self.address, "address")?, deadline)
+    }
+
+    fn peers(&self) -> Vec<Address> {
+        self.peers.clone()
+    }
+}
+
+/// A connector that knows no other address than that of node `id`, which knows the others.
+fn at(fake: &Fake, id: u64, closed: bool) -> Connector {
+    let here = Here {
+        address: fake.address(id).to_owned(),
+        peers: parsed(&fake.addresses),
+        closed,
+    };
+    Connector::new(Some(Arc::new(here)), Vec::new())
+}
+
+#[test]
+fn the_node_of_this_process_is_asked_before_all_others() {
+    let fake = Fake::new("VVVV");
+    assert_eq!(found(&at(&fake, 2, false), soon()), fake.address(1));
+    let mut asked: Vec<u64> = fake.world().asked.keys().copied().collect();
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 2]);
+}
+
+#[test]
+fn the_members_that_it_knows_are_asked_too() {
+    let fake = Fake::new("VVV");
+    fake.fault(2, Fault::Hangs);
+    assert_eq!(found(&at(&fake, 2, false), soon()), fake.address(1));
+}
+
+#[test]
+fn a_node_of_this_process_that_stops_ends_the_search() {
+    let fake = Fake::new("VV");
+    fake.world().leader = 0;
+    let began = Instant::now();
+    let error = at(&fake, 2, true).leader(soon()).err().unwrap();
+    assert_eq!(error.kind(), Kind::Shutdown, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
