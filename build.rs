@@ -229,7 +229,9 @@ fn write_header(root: &Path) -> Result<()> {
     println!("cargo:rerun-if-changed=src/ffi");
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml"))?;
     // cbindgen follows the `mod` lines from there.
-    let builder = cbindgen::Builder::new().with_config(config).with_src(root.join("src/ffi/mod.rs"));
+    let builder = cbindgen::Builder::new()
+        .with_config(config)
+        .with_src(root.join("src/ffi/mod.rs"));
     let mut generated = Vec::new();
     builder.generate()?.write(&mut generated);
     let text = without_safety(&String::from_utf8(generated)?).replace("@VERSION@", &env::var("CARGO_PKG_VERSION")?);

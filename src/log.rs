@@ -103,7 +103,9 @@ pub(crate) fn set(sink: Option<Sink>, on_thread: fn()) -> Result<()> {
             Err(error) => {
                 WANTED.store(false, Ordering::Relaxed);
                 state.sink = None;
-                return Err(Error::internal(format!("no thread to call the log callback on: {error}")));
+                return Err(Error::internal(format!(
+                    "no thread to call the log callback on: {error}"
+                )));
             }
         }
     }
@@ -129,7 +131,9 @@ fn wait_for_last_call(state: &mut MutexGuard<'_, State>) {
 
 fn queue(level: Level, mut message: String) {
     if message.len() > limits::LOG_MESSAGE {
-        let end = (0..=limits::LOG_MESSAGE).rev().find(|end| message.is_char_boundary(*end));
+        let end = (0..=limits::LOG_MESSAGE)
+            .rev()
+            .find(|end| message.is_char_boundary(*end));
         message.truncate(end.unwrap_or(0));
         message.push_str("...");
     }
@@ -216,8 +220,14 @@ mod tests {
         info(format_args!("test {}", 2));
         warn(format_args!("test {}", 3));
         error(format_args!("test {}", 4));
-        for (number, expected) in [Level::Debug, Level::Info, Level::Warn, Level::Error].into_iter().enumerate() {
-            assert_eq!(heard.recv_timeout(SOON).unwrap(), (expected, format!("test {}", number + 1)));
+        for (number, expected) in [Level::Debug, Level::Info, Level::Warn, Level::Error]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(
+                heard.recv_timeout(SOON).unwrap(),
+                (expected, format!("test {}", number + 1))
+            );
         }
         remove();
     }
@@ -286,7 +296,11 @@ mod tests {
         info(format_args!("test first"));
         assert_eq!(heard.recv_timeout(SOON).unwrap(), "test first");
         info(format_args!("test second"));
-        assert!(heard.recv_timeout(SOON).is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected));
+        assert!(
+            heard
+                .recv_timeout(SOON)
+                .is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected)
+        );
         remove();
     }
 
@@ -326,9 +340,15 @@ mod tests {
         let all: Vec<String> = std::iter::from_fn(|| heard.recv_timeout(SOON).ok())
             .take_while(|text| !text.contains("dropped here"))
             .collect();
-        assert!((limits::LOG_QUEUE..=limits::LOG_QUEUE + 1).contains(&all.len()), "{}", all.len());
+        assert!(
+            (limits::LOG_QUEUE..=limits::LOG_QUEUE + 1).contains(&all.len()),
+            "{}",
+            all.len()
+        );
         info(format_args!("test {}", "\u{e4}".repeat(limits::LOG_MESSAGE)));
-        let long = std::iter::from_fn(|| heard.recv_timeout(SOON).ok()).find(|text| mine(text)).unwrap();
+        let long = std::iter::from_fn(|| heard.recv_timeout(SOON).ok())
+            .find(|text| mine(text))
+            .unwrap();
         assert!(long.len() <= limits::LOG_MESSAGE + 3 && long.ends_with("..."));
         remove();
     }

@@ -1,4 +1,5 @@
 //! The committed C header is what the sources say.
+#![allow(clippy::unwrap_used)]
 
 // Links the crate, whose link arguments (--wrap) reach every test.
 use dqlitepy as _;
@@ -10,7 +11,12 @@ const COMMITTED: &str = include_str!("../include/dqlitepy.h");
 #[test]
 fn the_committed_header_is_the_generated_one() {
     for (number, (generated, committed)) in GENERATED.lines().zip(COMMITTED.lines()).enumerate() {
-        assert_eq!(generated, committed, "include/dqlitepy.h line {}: run `make header`", number + 1);
+        assert_eq!(
+            generated,
+            committed,
+            "include/dqlitepy.h line {}: run `make header`",
+            number + 1
+        );
     }
     assert_eq!(GENERATED.len(), COMMITTED.len(), "run `make header`");
 }
@@ -26,6 +32,10 @@ fn every_function_is_documented_with_its_age() {
             assert!(comment.contains("Since"), "no Since in: {code}");
         }
     }
-    assert_eq!(functions, declarations.matches(");").count(), "a function without a comment");
+    assert_eq!(
+        functions,
+        declarations.matches(");").count(),
+        "a function without a comment"
+    );
     assert!(functions >= 25);
 }

@@ -1,5 +1,6 @@
 //! The rules of the house (docs/architecture.md), held by a machine: what may use what, where `unsafe` lives, and that
 //! every exported function stands behind its guard.
+#![allow(clippy::unwrap_used)]
 
 // Links the crate, whose link arguments (--wrap) reach every test.
 use dqlitepy as _;
@@ -60,7 +61,9 @@ fn is_test(name: &str) -> bool {
 #[test]
 fn rooms_use_only_what_stands_to_their_right() {
     for (name, text) in sources() {
-        let Some((room, _)) = name.split_once('/') else { continue };
+        let Some((room, _)) = name.split_once('/') else {
+            continue;
+        };
         if is_test(&name) {
             continue;
         }
@@ -81,24 +84,48 @@ fn unsafe_stays_in_its_rooms() {
     for (name, text) in sources() {
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         let uses = code.filter(|line| line.contains("unsafe")).count();
-        assert!(uses == 0 || UNSAFE.iter().any(|place| name.starts_with(place)), "src/{name} holds unsafe");
+        assert!(
+            uses == 0 || UNSAFE.iter().any(|place| name.starts_with(place)),
+            "src/{name} holds unsafe"
+        );
     }
 }
 
 #[test]
 fn every_export_stands_behind_the_guard() {
     // They touch nothing that can fail.
-    let harmless = ["dqlitepy_last_error", "dqlitepy_free", "dqlitepy_version_number", "dqlitepy_version_string",
-        "dqlitepy_last_error_code", "dqlitepy_last_sqlite_code"];
+    let harmless = [
+        "dqlitepy_last_error",
+        "dqlitepy_free",
+        "dqlitepy_version_number",
+        "dqlitepy_version_string",
+        "dqlitepy_last_error_code",
+        "dqlitepy_last_sqlite_code",
+    ];
     let mut exports = 0;
     for (name, text) in sources() {
         for item in text.split("#[unsafe(no_mangle)]").skip(1) {
             exports += 1;
-            let function: String = item.split("fn ").nth(1).unwrap().chars().take_while(|c| *c != '(').collect();
+            let function: String = item
+                .split("fn ")
+                .nth(1)
+                .unwrap()
+                .chars()
+                .take_while(|c| *c != '(')
+                .collect();
             let body = item.split_once("{\n").unwrap().1.split("\n}\n").next().unwrap();
-            let first = body.lines().map(str::trim).find(|line| !line.starts_with("//")).unwrap();
-            let guarded = ["guard(", "guard_code(", "guard_value(", "configure("].iter().any(|guard| first.starts_with(guard));
-            assert!(guarded || harmless.contains(&function.as_str()), "src/{name}: {function} begins with {first}");
+            let first = body
+                .lines()
+                .map(str::trim)
+                .find(|line| !line.starts_with("//"))
+                .unwrap();
+            let guarded = ["guard(", "guard_code(", "guard_value(", "configure("]
+                .iter()
+                .any(|guard| first.starts_with(guard));
+            assert!(
+                guarded || harmless.contains(&function.as_str()),
+                "src/{name}: {function} begins with {first}"
+            );
         }
     }
     assert!(exports >= 25);

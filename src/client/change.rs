@@ -41,13 +41,7 @@ pub(super) fn add(connector: &Connector, id: u64, address: &str, deadline: Insta
     };
     let added = |member: &Member| member.id == id && member.address == address;
     let doing = format!("adding node {id} at {address}");
-    change(
-        connector,
-        &request,
-        &doing,
-        &|list| list.iter().any(added),
-        deadline,
-    )
+    change(connector, &request, &doing, &|list| list.iter().any(added), deadline)
 }
 
 pub(super) fn assign(connector: &Connector, id: u64, role: Role, deadline: Instant) -> Result<()> {
@@ -74,12 +68,7 @@ pub(super) fn remove(connector: &Connector, id: u64, deadline: Instant) -> Resul
 }
 
 /// Lets the first of `heirs` lead that can. `leader` is who leads now; if another one does meanwhile, that is as good.
-pub(super) fn move_lead(
-    connector: &Connector,
-    leader: &str,
-    heirs: &[u64],
-    deadline: Instant,
-) -> Result<()> {
+pub(super) fn move_lead(connector: &Connector, leader: &str, heirs: &[u64], deadline: Instant) -> Result<()> {
     let mut failures = Vec::new();
     for id in heirs {
         let doing = format!("giving the lead to node {id}");
@@ -90,21 +79,13 @@ pub(super) fn move_lead(
         }
     }
     if failures.is_empty() {
-        let nobody = format!(
-            "nobody can lead instead of {leader}: no other voter answers; nothing was changed"
-        );
+        let nobody = format!("nobody can lead instead of {leader}: no other voter answers; nothing was changed");
         return Err(Error::new(Kind::Retry, nobody));
     }
     Err(Error::internal(failures.join("; ")))
 }
 
-fn try_lead(
-    connector: &Connector,
-    leader: &str,
-    id: u64,
-    doing: &str,
-    deadline: Instant,
-) -> Result<()> {
+fn try_lead(connector: &Connector, leader: &str, id: u64, doing: &str, deadline: Instant) -> Result<()> {
     let mut failure = None;
     loop {
         let (mut conn, address) = connector
@@ -113,13 +94,7 @@ fn try_lead(
         if address != leader {
             return Ok(());
         }
-        match send(
-            &mut conn,
-            &address,
-            &Request::Transfer { id },
-            doing,
-            deadline,
-        ) {
+        match send(&mut conn, &address, &Request::Transfer { id }, doing, deadline) {
             Outcome::Refused(error) => return Err(error),
             // Done means that the old leader stepped down; the next look finds the new one.
             Outcome::Done => {}
@@ -134,10 +109,7 @@ fn try_lead(
 }
 
 pub(super) fn assignment(id: u64, role: Role) -> Request<'static> {
-    Request::Assign {
-        id,
-        role: role.into(),
-    }
+    Request::Assign { id, role: role.into() }
 }
 
 pub(super) fn name(role: Role) -> &'static str {
@@ -159,8 +131,7 @@ fn change(
     let mut unknown: Option<Error> = None;
     loop {
         let found = connector.leader(deadline);
-        let (mut conn, address) =
-            found.map_err(|error| unknown.take().unwrap_or(error.at(doing)))?;
+        let (mut conn, address) = found.map_err(|error| unknown.take().unwrap_or(error.at(doing)))?;
         if unknown.is_some() && is_done(&mut conn, done, deadline) {
             return Ok(());
         }
@@ -184,15 +155,8 @@ fn is_done(conn: &mut Conn, done: &dyn Fn(&[Member]) -> bool, deadline: Instant)
 }
 
 /// One attempt, at whoever is at the other end.
-pub(super) fn send(
-    conn: &mut Conn,
-    address: &str,
-    request: &Request<'_>,
-    doing: &str,
-    deadline: Instant,
-) -> Outcome {
-    let catches_up =
-        matches!(request, Request::Assign { role, .. } if *role == u64::from(Role::Voter));
+pub(super) fn send(conn: &mut Conn, address: &str, request: &Request<'_>, doing: &str, deadline: Instant) -> Outcome {
+    let catches_up = matches!(request, Request::Assign { role, .. } if *role == u64::from(Role::Voter));
     let limit = if catches_up {
         deadline
     } else {
@@ -200,17 +164,13 @@ pub(super) fn send(
     };
     let (code, message) = match conn.call(request, limit) {
         Ok(Response::Empty) => return Outcome::Done,
-        Ok(Response::Failure { code, message }) => {
-            (code, String::from_utf8_lossy(message).into_owned())
-        }
+        Ok(Response::Failure { code, message }) => (code, String::from_utf8_lossy(message).into_owned()),
         Ok(other) => return Outcome::Refused(unexpected(request.name(), &other)),
         Err(broken) => return not_answered(broken, address, doing),
     };
     let said = format!("the leader {address} says: {message} (code {code})");
     match code {
-        code if NOT_LEADER.contains(&code) => {
-            Outcome::Later(Error::new(Kind::NoLeader, said).at(doing))
-        }
+        code if NOT_LEADER.contains(&code) => Outcome::Later(Error::new(Kind::NoLeader, said).at(doing)),
         BUSY => Outcome::Later(Error::new(Kind::Timeout, said).at(doing)),
         IO_ERROR => Outcome::Unknown(unknown(doing, &said)),
         code if LEADERSHIP_LOST.contains(&code) => Outcome::Unknown(unknown(doing, &said)),

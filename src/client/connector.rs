@@ -79,12 +79,7 @@ impl Connector {
     /// The last leader and this process's node usually know, and asking them costs no thread.
     fn quickly(&self, deadline: Instant) -> Option<(Conn, String)> {
         let mut next: VecDeque<String> = self.remembered.lock().iter().cloned().collect();
-        next.extend(
-            self.ways
-                .local
-                .iter()
-                .map(|local| local.address().to_owned()),
-        );
+        next.extend(self.ways.local.iter().map(|local| local.address().to_owned()));
         if let ([only], true) = (self.addresses.as_slice(), next.is_empty()) {
             next.push_back(only.to_string());
         }
@@ -140,10 +135,7 @@ impl Ways {
 
 /// Id and address of the leader, as the node at the other end sees it; 0 and nothing if it sees none.
 pub(super) fn who_leads(conn: &mut Conn, deadline: Instant) -> Result<(u64, String)> {
-    match conn
-        .call(&Request::Leader, deadline)
-        .map_err(Broken::into_error)?
-    {
+    match conn.call(&Request::Leader, deadline).map_err(Broken::into_error)? {
         Response::Node { id, address } => Ok((id, text(address)?)),
         other => Err(unexpected("LEADER", &other)),
     }
@@ -164,8 +156,7 @@ impl Broken {
 
 /// The engine's texts are ASCII; anything else comes from a stranger.
 pub(crate) fn text(bytes: &[u8]) -> Result<String> {
-    String::from_utf8(bytes.to_vec())
-        .map_err(|_| Error::internal("the node sent a text that is not UTF-8"))
+    String::from_utf8(bytes.to_vec()).map_err(|_| Error::internal("the node sent a text that is not UTF-8"))
 }
 
 pub(crate) fn unexpected(request: &str, response: &Response<'_>) -> Error {

@@ -5,21 +5,18 @@ use std::thread;
 use super::*;
 use crate::client::fake_tests::{Fake, Fault, connector, nobody, parsed, soon};
 
+/// What a busy machine may add. Waiting for a node that hangs would take two seconds.
+const SLACK: Duration = Duration::from_millis(1500);
+
 fn found(connector: &Connector, deadline: Instant) -> String {
-    connector
-        .leader(deadline)
-        .map(|(_, address)| address)
-        .unwrap()
+    connector.leader(deadline).map(|(_, address)| address).unwrap()
 }
 
 fn failed(connector: &Connector, millis: u64) -> Error {
     let began = Instant::now();
-    let error = connector
-        .leader(began + Duration::from_millis(millis))
-        .err()
-        .unwrap();
+    let error = connector.leader(began + Duration::from_millis(millis)).err().unwrap();
     assert!(
-        began.elapsed() < Duration::from_millis(millis + 300),
+        began.elapsed() < Duration::from_millis(millis) + SLACK,
         "{:?} for {error}",
         began.elapsed()
     );
@@ -35,19 +32,13 @@ fn the_only_node_leads() {
 #[test]
 fn a_follower_names_the_leader() {
     let fake = Fake::new("VV");
-    assert_eq!(
-        found(&connector(&fake.addresses[1..]), soon()),
-        fake.address(1)
-    );
+    assert_eq!(found(&connector(&fake.addresses[1..]), soon()), fake.address(1));
 }
 
 #[test]
 fn a_spare_names_the_members_and_one_of_them_leads() {
     let fake = Fake::new("VP");
-    assert_eq!(
-        found(&connector(&fake.addresses[1..]), soon()),
-        fake.address(1)
-    );
+    assert_eq!(found(&connector(&fake.addresses[1..]), soon()), fake.address(1));
 }
 
 #[test]
@@ -57,11 +48,7 @@ fn a_node_that_hangs_delays_nobody() {
     let hanging_first = [fake.address(3).to_owned(), fake.address(1).to_owned()];
     let began = Instant::now();
     assert_eq!(found(&connector(&hanging_first), soon()), fake.address(1));
-    assert!(
-        began.elapsed() < Duration::from_millis(300),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -79,7 +66,7 @@ fn an_election_is_noticed_soon_after_it_was_decided() {
         assert_eq!(address, fake.address(2));
         when - elected
     });
-    assert!(searching < Duration::from_millis(250), "{searching:?}");
+    assert!(searching < SLACK, "{searching:?}");
 }
 
 /// Its followers name it until they miss it, and then one of them leads.
@@ -99,7 +86,7 @@ fn a_leader_that_vanished_delays_nobody() {
             assert_eq!(address, fake.address(2));
             when - elected
         });
-        assert!(waited < Duration::from_millis(500), "{waited:?}");
+        assert!(waited < SLACK, "{waited:?}");
     }
 }
 
@@ -115,20 +102,12 @@ fn the_last_leader_is_asked_first_and_alone() {
     assert_eq!(fake.world().asked.keys().copied().collect::<Vec<_>>(), [1]);
 
     fake.world().leader = 3;
-    assert_eq!(
-        found(&connector, soon()),
-        fake.address(3),
-        "it names its successor"
-    );
+    assert_eq!(found(&connector, soon()), fake.address(3), "it names its successor");
     fake.fault(3, Fault::Hangs);
     fake.world().leader = 2;
     let began = Instant::now();
     assert_eq!(found(&connector, soon()), fake.address(2), "it hangs");
-    assert!(
-        began.elapsed() < limits::QUICK + Duration::from_millis(300),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < limits::QUICK + SLACK, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -140,7 +119,7 @@ fn each_node_has_its_own_reason_and_the_votes_are_counted() {
     let nobody = nobody();
     let mut addresses = fake.addresses.clone();
     addresses.push(nobody.clone());
-    let error = failed(&connector(&addresses), 600);
+    let error = failed(&connector(&addresses), 1500);
     assert_eq!(error.kind(), Kind::NoLeader);
     let text = error.message();
     for part in [
@@ -161,7 +140,7 @@ fn one_that_names_another_which_denies_it_is_no_way() {
     let fake = Fake::new("VV");
     fake.fault(1, Fault::Names(2));
     fake.fault(2, Fault::Ignorant);
-    let error = failed(&connector(&fake.addresses[..1]), 200);
+    let error = failed(&connector(&fake.addresses[..1]), 1500);
     let denied = format!(
         "{}: says {} leads; {}: knows no leader",
         fake.address(1),
@@ -169,10 +148,7 @@ fn one_that_names_another_which_denies_it_is_no_way() {
         fake.address(2)
     );
     assert!(error.message().contains(&denied), "{error}");
-    assert!(
-        error.message().contains("2 of 2 voters answered; 2 needed"),
-        "{error}"
-    );
+    assert!(error.message().contains("2 of 2 voters answered; 2 needed"), "{error}");
 }
 
 #[test]
@@ -181,20 +157,14 @@ fn strangers_and_the_silent_are_named() {
     fake.fault(1, Fault::Blank);
     fake.fault(2, Fault::Closes);
     fake.fault(3, Fault::Babbles);
-    let error = failed(&connector(&fake.addresses), 300);
+    let error = failed(&connector(&fake.addresses), 1500);
     let text = error.message();
     assert!(!text.contains("voters answered"), "{text}");
     assert!(
-        text.contains(&format!(
-            "{}: knows no leader and no members",
-            fake.address(1)
-        )),
+        text.contains(&format!("{}: knows no leader and no members", fake.address(1))),
         "{text}"
     );
-    assert!(
-        text.contains(&format!("{}: the node", fake.address(2))),
-        "{text}"
-    );
+    assert!(text.contains(&format!("{}: the node", fake.address(2))), "{text}");
     assert!(
         text.contains(&format!("{}: the node announced", fake.address(3))),
         "{text}"
@@ -203,13 +173,7 @@ fn strangers_and_the_silent_are_named() {
 
 #[test]
 fn without_a_leader_the_deadline_ends_it() {
-    for (millis, hangs) in [
-        (0, false),
-        (1, false),
-        (150, false),
-        (150, true),
-        (700, true),
-    ] {
+    for (millis, hangs) in [(0, false), (1, false), (150, false), (150, true), (700, true)] {
         let fake = Fake::new("V");
         fake.fault(1, if hangs { Fault::Hangs } else { Fault::Ignorant });
         let error = failed(&connector(&fake.addresses), millis);
@@ -224,11 +188,8 @@ fn more_addresses_than_are_asked_at_a_time() {
     addresses.push(fake.address(1).to_owned());
     assert_eq!(found(&connector(&addresses), soon()), fake.address(1));
     fake.world().leader = 0;
-    let error = failed(&connector(&addresses), 300);
-    assert_eq!(
-        error.message().matches(": connecting to").count(),
-        3 * limits::PROBES
-    );
+    let error = failed(&connector(&addresses), 1500);
+    assert_eq!(error.message().matches(": connecting to").count(), 3 * limits::PROBES);
 }
 
 /// The node of this process, which the fake plays.
@@ -288,5 +249,5 @@ fn a_node_of_this_process_that_stops_ends_the_search() {
     let began = Instant::now();
     let error = at(&fake, 2, true).leader(soon()).err().unwrap();
     assert_eq!(error.kind(), Kind::Shutdown, "{error}");
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < SLACK);
 }

@@ -149,9 +149,7 @@ fn serve(me: u64, mut stream: TcpStream, world: &Mutex<World>) {
     let fault = world.lock().faults.get(&me).copied();
     match fault {
         Some(Fault::Closes) => return,
-        Some(Fault::Babbles) => {
-            drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
-        }
+        Some(Fault::Babbles) => drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")),
         _ => {}
     }
     let mut word = [0; 8];
@@ -164,10 +162,7 @@ fn serve(me: u64, mut stream: TcpStream, world: &Mutex<World>) {
             thread::sleep(Duration::from_secs(20));
             return;
         }
-        match world
-            .lock()
-            .answer(me, &Request::decode(header, &body).unwrap())
-        {
+        match world.lock().answer(me, &Request::decode(header, &body).unwrap()) {
             Some(bytes) => drop(stream.write_all(&bytes)),
             None => return,
         }
@@ -180,18 +175,14 @@ impl World {
         Some(match *request {
             Request::Leader => {
                 *self.asked.entry(me).or_default() += 1;
-                let votes = self
-                    .member(me)
-                    .is_some_and(|member| member.role == Role::Voter);
+                let votes = self.member(me).is_some_and(|member| member.role == Role::Voter);
                 let id = match fault {
                     Some(Fault::Names(id)) => id,
                     Some(Fault::Ignorant | Fault::Blank) => 0,
                     _ if votes => self.leader,
                     _ => 0,
                 };
-                let address = self
-                    .member(id)
-                    .map_or(String::new(), |leader| leader.address.clone());
+                let address = self.member(id).map_or(String::new(), |leader| leader.address.clone());
                 message(1, |out| {
                     number(id, out);
                     text(&address, out);
@@ -313,7 +304,7 @@ fn number(value: u64, out: &mut Vec<u8>) {
 fn text(value: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(value.as_bytes());
     out.resize(
-        out.len().next_multiple_of(8) + if value.len() % 8 == 0 { 8 } else { 0 },
+        out.len().next_multiple_of(8) + if value.len().is_multiple_of(8) { 8 } else { 0 },
         0,
     );
 }

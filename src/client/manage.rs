@@ -12,24 +12,8 @@ use crate::client::roles::{self, Change, Peer, Targets};
 use crate::error::{Error, Kind, Result};
 use crate::wire::Role;
 
-/// Whether `me` leads as it sees itself. No time is spent on a search, so this is what to ask before anything that only
-/// the leader has to do.
-pub(crate) fn leads(
-    connector: &Connector,
-    me: u64,
-    address: &str,
-    deadline: Instant,
-) -> Result<bool> {
-    Ok(own_lead(connector, me, address, deadline)?.is_some())
-}
-
 /// What a node does that has just been added: it takes the role that the cluster lacks. [app-behaviour 4.1]
-pub(crate) fn take_role(
-    connector: &Connector,
-    me: u64,
-    targets: Targets,
-    deadline: Instant,
-) -> Result<()> {
+pub(crate) fn take_role(connector: &Connector, me: u64, targets: Targets, deadline: Instant) -> Result<()> {
     let (mut leader, _) = connector.leader(deadline)?;
     let present = members(&mut leader, deadline)?;
     drop(leader);
@@ -43,9 +27,7 @@ pub(crate) fn take_role(
     change::assign(connector, me, role, deadline)?;
     match roles::assume_with(targets, &peers, me) {
         // What fails here the leader makes up for.
-        Some(change) => first_that_accepts(connector, &change, deadline)
-            .map(drop)
-            .or(Ok(())),
+        Some(change) => first_that_accepts(connector, &change, deadline).map(drop).or(Ok(())),
         None => Ok(()),
     }
 }
@@ -71,13 +53,7 @@ pub(crate) fn adjust_once(
     for id in candidates {
         let doing = format!("making node {id} a {}", change::name(role));
         // Only here and only now: another leader decides for itself.
-        match change::send(
-            &mut conn,
-            address,
-            &change::assignment(id, role),
-            &doing,
-            deadline,
-        ) {
+        match change::send(&mut conn, address, &change::assignment(id, role), &doing, deadline) {
             Outcome::Done => return Ok(true),
             Outcome::Refused(error) => failures.push(error.message().to_owned()),
             Outcome::Later(error) | Outcome::Unknown(error) => return Err(error),
@@ -107,12 +83,7 @@ pub(crate) fn handover(connector: &Connector, me: u64, deadline: Instant) -> Res
     let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
     let given = give_role(connector, &mut peers, me, half);
     if *my_address == leader {
-        change::move_lead(
-            connector,
-            &leader,
-            &roles::next_leaders(&peers, me),
-            deadline,
-        )?;
+        change::move_lead(connector, &leader, &roles::next_leaders(&peers, me), deadline)?;
     }
     if matches!(given, Ok(true)) || roles::should_resign(&peers, me) {
         change::assign(connector, me, Role::Spare, deadline)?;
@@ -152,12 +123,7 @@ pub(super) fn step_down(
 }
 
 /// Gives a role like that of `me` to somebody else, and notes it in `peers`; false if nobody is there who could take it.
-fn give_role(
-    connector: &Connector,
-    peers: &mut [Peer],
-    me: u64,
-    deadline: Instant,
-) -> Result<bool> {
+fn give_role(connector: &Connector, peers: &mut [Peer], me: u64, deadline: Instant) -> Result<bool> {
     let Some(change) = roles::successors(peers, me) else {
         return Ok(false);
     };
@@ -175,7 +141,7 @@ fn first_that_accepts(connector: &Connector, change: &Change, deadline: Instant)
         match change::assign(connector, *id, change.role, deadline) {
             Ok(()) => return Ok(*id),
             Err(error) if error.kind() == Kind::Internal => {
-                failures.push(error.message().to_owned())
+                failures.push(error.message().to_owned());
             }
             // The next candidate would fare no better, or get the role in addition.
             Err(error) => return Err(error),
@@ -185,12 +151,7 @@ fn first_that_accepts(connector: &Connector, change: &Change, deadline: Instant)
 }
 
 /// A connection to `me`, if it leads.
-fn own_lead(
-    connector: &Connector,
-    me: u64,
-    address: &str,
-    deadline: Instant,
-) -> Result<Option<Conn>> {
+fn own_lead(connector: &Connector, me: u64, address: &str, deadline: Instant) -> Result<Option<Conn>> {
     let mut conn = connector.dial(address, deadline)?;
     let (leader, _) = who_leads(&mut conn, deadline)?;
     Ok((leader == me).then_some(conn))

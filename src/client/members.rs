@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::client::change;
 use crate::client::conn::{Broken, Conn};
-use crate::client::manage::take_role;
-use crate::client::roles::Targets;
 use crate::client::connector::{Connector, text, unexpected};
 use crate::client::manage;
+use crate::client::manage::take_role;
 use crate::client::probe::{Metadata, describe, probe};
 use crate::client::roles;
+use crate::client::roles::Targets;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::net::Address;
@@ -31,10 +31,7 @@ pub(crate) struct Client {
 /// The members as the node at the other end of `conn` knows them; none if it never joined a cluster.
 pub(crate) fn members(conn: &mut Conn, deadline: Instant) -> Result<Vec<Member>> {
     let request = Request::Cluster { format: 1 };
-    match conn
-        .call(&request, deadline)
-        .map_err(|broken| broken.into_error())?
-    {
+    match conn.call(&request, deadline).map_err(|broken| broken.into_error())? {
         Response::Nodes(list) => list
             .into_iter()
             .map(|member| {
@@ -112,13 +109,7 @@ impl Client {
 
     /// Whether the node answers. One that leads a cluster of its own is refused: it cannot take over another log, the
     /// engine would abort the process.
-    fn check_newcomer(
-        &self,
-        id: u64,
-        address: &str,
-        present: &[Member],
-        deadline: Instant,
-    ) -> Result<bool> {
+    fn check_newcomer(&self, id: u64, address: &str, present: &[Member], deadline: Instant) -> Result<bool> {
         let limit = deadline.min(Instant::now() + limits::PROBE);
         let asked = self
             .connector
@@ -128,9 +119,7 @@ impl Client {
             Ok(list) => list,
             Err(error) if matches!(error.kind(), Kind::Timeout | Kind::Retry) => return Ok(false),
             Err(error) => {
-                return Err(error.at(format!(
-                    "cannot add node {id} at {address}; nothing was changed"
-                )));
+                return Err(error.at(format!("cannot add node {id} at {address}; nothing was changed")));
             }
         };
         // A node that was a member, or whose joining was interrupted, may know this cluster already.
@@ -205,9 +194,7 @@ impl Client {
             .iter()
             .all(|member| member.id == voter.id || member.role != Role::Voter);
         if only && !replace {
-            return Err(Error::misuse(
-                "it is the only voter; make another node a voter first",
-            ));
+            return Err(Error::misuse("it is the only voter; make another node a voter first"));
         }
         if !only && !roles::can_spare(&peers, voter.id) {
             let silent: Vec<String> = peers
@@ -237,12 +224,7 @@ impl Client {
                 .find(|member| member.address == leader)
                 .map_or(0, |member| member.id);
             let peers = probe(&self.connector, &present, deadline);
-            return change::move_lead(
-                &self.connector,
-                &leader,
-                &roles::next_leaders(&peers, leads),
-                deadline,
-            );
+            return change::move_lead(&self.connector, &leader, &roles::next_leaders(&peers, leads), deadline);
         }
         let doing = format!("node {id} cannot lead");
         let member = find(&present, id).map_err(|error| error.at(&doing))?;
@@ -251,9 +233,7 @@ impl Client {
         }
         if member.role != Role::Voter {
             let what = change::name(member.role);
-            return Err(Error::misuse(format!(
-                "{doing}: it is a {what}; make it a voter first"
-            )));
+            return Err(Error::misuse(format!("{doing}: it is a {what}; make it a voter first")));
         }
         change::move_lead(&self.connector, &leader, &[id], deadline)
     }
@@ -261,10 +241,7 @@ impl Client {
     /// What the node at `address` says of itself.
     pub(crate) fn describe(&self, address: &Address) -> Result<Metadata> {
         let deadline = self.deadline();
-        describe(
-            &mut self.connector.dial(&address.to_string(), deadline)?,
-            deadline,
-        )
+        describe(&mut self.connector.dial(&address.to_string(), deadline)?, deadline)
     }
 
     /// Sets the weight of the node at `address`; it keeps it while it runs.
@@ -302,16 +279,10 @@ impl Client {
 }
 
 fn find(members: &[Member], id: u64) -> Result<&Member> {
-    members
-        .iter()
-        .find(|member| member.id == id)
-        .ok_or_else(|| {
-            let those = list(members);
-            Error::new(
-                Kind::NotFound,
-                format!("no such member; the members are {those}"),
-            )
-        })
+    members.iter().find(|member| member.id == id).ok_or_else(|| {
+        let those = list(members);
+        Error::new(Kind::NotFound, format!("no such member; the members are {those}"))
+    })
 }
 
 /// The member with this id and address; one that shares only one of them is in the way.

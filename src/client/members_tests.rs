@@ -25,10 +25,7 @@ fn newcomer() -> Fake {
 fn a_node_that_answers_becomes_a_voter_and_once_is_enough() {
     let (fake, new) = (Fake::new("V"), newcomer());
     for _ in 0..2 {
-        assert_eq!(
-            client(&fake).add(2, &address(new.address(1))),
-            Ok(Role::Voter)
-        );
+        assert_eq!(client(&fake).add(2, &address(new.address(1))), Ok(Role::Voter));
         assert_eq!(fake.roles(), "VV");
     }
     assert_eq!(fake.log(), ["ADD 2", "ASSIGN 2 0"]);
@@ -48,10 +45,7 @@ fn an_address_that_does_not_answer_becomes_a_spare() {
 fn a_member_that_cannot_be_promoted_is_a_member_all_the_same() {
     let (fake, new) = (Fake::new("V"), newcomer());
     fake.world().stubborn.push(2);
-    assert_eq!(
-        client(&fake).add(2, &address(new.address(1))),
-        Ok(Role::Spare)
-    );
+    assert_eq!(client(&fake).add(2, &address(new.address(1))), Ok(Role::Spare));
     assert_eq!(fake.roles(), "VP");
 }
 
@@ -60,10 +54,7 @@ fn lost_answers_and_other_changes_do_not_matter() {
     let (fake, new) = (Fake::new("V"), newcomer());
     fake.world().busy = 3;
     fake.world().lose_answers = 2;
-    assert_eq!(
-        client(&fake).add(2, &address(new.address(1))),
-        Ok(Role::Voter)
-    );
+    assert_eq!(client(&fake).add(2, &address(new.address(1))), Ok(Role::Voter));
     assert_eq!(
         fake.log(),
         ["ADD 2", "ASSIGN 2 0"],
@@ -86,18 +77,8 @@ fn what_cannot_be_added() {
         (0, nobody(), Kind::Invalid, "id 0"),
         (3, fake.address(2).to_owned(), Kind::Invalid, "node 2 at"),
         (2, nobody(), Kind::Invalid, "node 2 at"),
-        (
-            3,
-            other.address(1).to_owned(),
-            Kind::Misuse,
-            "77 at 10.9.9.9:9001",
-        ),
-        (
-            3,
-            babbling.address(1).to_owned(),
-            Kind::Internal,
-            "nothing was changed",
-        ),
+        (3, other.address(1).to_owned(), Kind::Misuse, "77 at 10.9.9.9:9001"),
+        (3, babbling.address(1).to_owned(), Kind::Internal, "nothing was changed"),
     ] {
         let error = client(&fake).add(id, &address(&at)).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
@@ -111,10 +92,7 @@ fn a_node_that_knows_this_cluster_already_may_come_back() {
     let fake = Fake::new("VVV");
     client(&fake).remove(3).unwrap();
     // It answers with the members of before, which are still the same world here.
-    assert_eq!(
-        client(&fake).add(3, &address(fake.address(3))),
-        Ok(Role::Voter)
-    );
+    assert_eq!(client(&fake).add(3, &address(fake.address(3))), Ok(Role::Voter));
     assert_eq!(fake.roles(), "VVV");
 }
 
@@ -149,9 +127,7 @@ fn a_voter_is_not_removed_if_the_cluster_would_stand_still() {
         let error = error.unwrap_err();
         assert_eq!(error.kind(), Kind::Misuse);
         assert!(
-            error
-                .message()
-                .contains(&format!("3 at {}", fake.address(3))),
+            error.message().contains(&format!("3 at {}", fake.address(3))),
             "{error}"
         );
     }
@@ -203,11 +179,7 @@ fn the_lead_is_moved() {
     assert_eq!(fake.log(), ["TRANSFER 3", "TRANSFER 2"]);
     fake.world().stubborn.push(1);
     client(&fake).transfer(0).unwrap();
-    assert_eq!(
-        fake.log(),
-        ["TRANSFER 1", "TRANSFER 3"],
-        "the next one, if one fails"
-    );
+    assert_eq!(fake.log(), ["TRANSFER 1", "TRANSFER 3"], "the next one, if one fails");
     let failed = |id| client(&fake).transfer(id).unwrap_err().kind();
     assert_eq!(
         (failed(1), failed(4), failed(9)),

@@ -27,10 +27,7 @@ pub(crate) struct Metadata {
 /// The members with what they answered; who does not answer in time is offline. [app-behaviour 4.3]
 pub(crate) fn probe(connector: &Connector, members: &[Member], deadline: Instant) -> Vec<Peer> {
     let deadline = deadline.min(Instant::now() + limits::PROBE);
-    let addresses: Arc<[String]> = members
-        .iter()
-        .map(|member| member.address.clone())
-        .collect();
+    let addresses: Arc<[String]> = members.iter().map(|member| member.address.clone()).collect();
     let mut found = vec![None; members.len()];
     let (answer, answers) = mpsc::channel();
     let next = Arc::new(AtomicUsize::new(0));
@@ -45,9 +42,7 @@ pub(crate) fn probe(connector: &Connector, members: &[Member], deadline: Instant
         }
     }
     drop(answer);
-    while let Ok((index, metadata)) =
-        answers.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-    {
+    while let Ok((index, metadata)) = answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         found[index] = metadata;
     }
     members
@@ -59,13 +54,7 @@ pub(crate) fn probe(connector: &Connector, members: &[Member], deadline: Instant
 
 type Answer = (usize, Option<Metadata>);
 
-fn ask_next(
-    ways: &Ways,
-    addresses: &[String],
-    next: &AtomicUsize,
-    answer: &Sender<Answer>,
-    deadline: Instant,
-) {
+fn ask_next(ways: &Ways, addresses: &[String], next: &AtomicUsize, answer: &Sender<Answer>, deadline: Instant) {
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
         let Some(address) = addresses.get(index) else {
@@ -95,13 +84,7 @@ fn peer(member: &Member, metadata: Option<Metadata>) -> Peer {
 pub(super) fn describe(conn: &mut Conn, deadline: Instant) -> Result<Metadata> {
     let request = Request::Describe { format: 0 };
     match conn.call(&request, deadline).map_err(Broken::into_error)? {
-        Response::Metadata {
-            failure_domain,
-            weight,
-        } => Ok(Metadata {
-            failure_domain,
-            weight,
-        }),
+        Response::Metadata { failure_domain, weight } => Ok(Metadata { failure_domain, weight }),
         other => Err(unexpected("DESCRIBE", &other)),
     }
 }

@@ -26,10 +26,7 @@ pub(crate) struct Targets {
 impl Default for Targets {
     /// go-dqlite's.
     fn default() -> Self {
-        Self {
-            voters: 3,
-            standbys: 3,
-        }
+        Self { voters: 3, standbys: 3 }
     }
 }
 
@@ -78,10 +75,7 @@ pub(crate) fn assume_with(targets: Targets, peers: &[Peer], me: u64) -> Option<C
         return None;
     }
     let voters = peers.iter().filter(|peer| peer.id == me || votes(peer));
-    let others = reserves(peers)
-        .into_iter()
-        .filter(|peer| peer.id != me)
-        .collect();
+    let others = reserves(peers).into_iter().filter(|peer| peer.id != me).collect();
     promote(Role::Voter, others, &domains(voters))
 }
 
@@ -94,8 +88,7 @@ pub(crate) fn adjust(targets: Targets, peers: &[Peer], leader: u64) -> Option<Ch
         return demote(peers.iter().filter(|peer| votes(peer) && peer.id != leader));
     }
     let there = |peer: &&Peer| peer.online || peer.id == leader;
-    let (voters, lost_voters): (Vec<&Peer>, Vec<&Peer>) =
-        with_role(peers, Role::Voter).partition(there);
+    let (voters, lost_voters): (Vec<&Peer>, Vec<&Peer>) = with_role(peers, Role::Voter).partition(there);
     if let Some(change) = spread(peers, &voters) {
         return Some(change);
     }
@@ -110,14 +103,9 @@ pub(crate) fn adjust(targets: Targets, peers: &[Peer], leader: u64) -> Option<Ch
     if !lost_voters.is_empty() {
         return demote(lost_voters);
     }
-    let (standbys, lost_standbys): (Vec<&Peer>, Vec<&Peer>) =
-        with_role(peers, Role::StandBy).partition(there);
+    let (standbys, lost_standbys): (Vec<&Peer>, Vec<&Peer>) = with_role(peers, Role::StandBy).partition(there);
     match standbys.len().cmp(&targets.standbys) {
-        Ordering::Less => promote(
-            Role::StandBy,
-            online(peers, Role::Spare).collect(),
-            &domains(standbys),
-        ),
+        Ordering::Less => promote(Role::StandBy, online(peers, Role::Spare).collect(), &domains(standbys)),
         Ordering::Greater => demote(standbys),
         Ordering::Equal => demote(lost_standbys),
     }
@@ -139,28 +127,19 @@ pub(crate) fn successors(peers: &[Peer], me: u64) -> Option<Change> {
 /// majority, with it and away they have none. So the one that stays of two goes on.
 pub(crate) fn should_resign(peers: &[Peer], me: u64) -> bool {
     let votes_now = with_role(peers, Role::Voter).count();
-    let others = online(peers, Role::Voter)
-        .filter(|peer| peer.id != me)
-        .count();
-    find(peers, me).is_some_and(votes)
-        && !is_majority(others, votes_now)
-        && is_majority(others, votes_now - 1)
+    let others = online(peers, Role::Voter).filter(|peer| peer.id != me).count();
+    find(peers, me).is_some_and(votes) && !is_majority(others, votes_now) && is_majority(others, votes_now - 1)
 }
 
 /// Whether the others still have a majority of voters that is there once `id` has no vote any more.
 pub(crate) fn can_spare(peers: &[Peer], id: u64) -> bool {
     let others = with_role(peers, Role::Voter).filter(|peer| peer.id != id);
-    is_majority(
-        others.clone().filter(|peer| peer.online).count(),
-        others.count(),
-    )
+    is_majority(others.clone().filter(|peer| peer.online).count(), others.count())
 }
 
 /// Who could lead instead of `me`, in order of preference. [app-behaviour 9]
 pub(crate) fn next_leaders(peers: &[Peer], me: u64) -> Vec<u64> {
-    let mut voters: Vec<&Peer> = online(peers, Role::Voter)
-        .filter(|peer| peer.id != me)
-        .collect();
+    let mut voters: Vec<&Peer> = online(peers, Role::Voter).filter(|peer| peer.id != me).collect();
     voters.sort_by_key(|peer| peer.weight);
     ids(voters)
 }
@@ -196,11 +175,7 @@ fn thin_out(voters: &[&Peer], leader: u64) -> Option<Change> {
             .filter(|other| other.failure_domain == peer.failure_domain)
             .count()
     };
-    let mut candidates: Vec<&Peer> = voters
-        .iter()
-        .copied()
-        .filter(|peer| peer.id != leader)
-        .collect();
+    let mut candidates: Vec<&Peer> = voters.iter().copied().filter(|peer| peer.id != leader).collect();
     candidates.sort_by_key(|peer| (Reverse(crowd(peer)), Reverse(peer.weight)));
     demote(candidates)
 }
@@ -221,9 +196,7 @@ fn change(role: Role, candidates: Vec<u64>) -> Option<Change> {
 
 /// Who can become a voter: stand-bys have the data already, so they come first.
 fn reserves(peers: &[Peer]) -> Vec<&Peer> {
-    online(peers, Role::StandBy)
-        .chain(online(peers, Role::Spare))
-        .collect()
+    online(peers, Role::StandBy).chain(online(peers, Role::Spare)).collect()
 }
 
 fn with_role(peers: &[Peer], role: Role) -> impl Iterator<Item = &Peer> + Clone {

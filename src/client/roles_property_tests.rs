@@ -11,35 +11,28 @@ use Role::{Spare, StandBy, Voter};
 /// A membership that can be: the leader is one of the voters, and a majority of them is there.
 fn memberships() -> impl Strategy<Value = (Vec<Peer>, u64)> {
     let peer = (0..3u64, any::<bool>(), 0..4u64, 0..3u64);
-    (
-        prop::collection::vec(peer, 1..10),
-        any::<prop::sample::Index>(),
-    )
-        .prop_map(|(raw, index)| {
-            let leader = index.index(raw.len()) as u64 + 1;
-            let peer = |(index, (role, online, failure_domain, weight)): (
-                usize,
-                (u64, bool, u64, u64),
-            )| Peer {
-                id: index as u64 + 1,
-                address: String::new(),
-                role: Role::try_from(role).unwrap(),
-                online,
-                failure_domain,
-                weight,
-            };
-            let mut peers: Vec<Peer> = raw.into_iter().enumerate().map(peer).collect();
-            let first = &mut peers[leader as usize - 1];
-            (first.role, first.online) = (Voter, true);
-            while !has_quorum(&peers) {
-                peers
-                    .iter_mut()
-                    .find(|peer| votes(peer) && !peer.online)
-                    .unwrap()
-                    .online = true;
-            }
-            (peers, leader)
-        })
+    (prop::collection::vec(peer, 1..10), any::<prop::sample::Index>()).prop_map(|(raw, index)| {
+        let leader = index.index(raw.len()) as u64 + 1;
+        let peer = |(index, (role, online, failure_domain, weight)): (usize, (u64, bool, u64, u64))| Peer {
+            id: index as u64 + 1,
+            address: String::new(),
+            role: Role::try_from(role).unwrap(),
+            online,
+            failure_domain,
+            weight,
+        };
+        let mut peers: Vec<Peer> = raw.into_iter().enumerate().map(peer).collect();
+        let first = &mut peers[leader as usize - 1];
+        (first.role, first.online) = (Voter, true);
+        while !has_quorum(&peers) {
+            peers
+                .iter_mut()
+                .find(|peer| votes(peer) && !peer.online)
+                .unwrap()
+                .online = true;
+        }
+        (peers, leader)
+    })
 }
 
 fn any_targets() -> impl Strategy<Value = Targets> {
@@ -52,27 +45,16 @@ fn has_quorum(peers: &[Peer]) -> bool {
 
 fn assign(peers: &mut [Peer], id: u64, role: Role) {
     let peer = peers.iter_mut().find(|peer| peer.id == id).unwrap();
-    assert_ne!(
-        peer.role, role,
-        "the engine refuses a role that the node already has"
-    );
+    assert_ne!(peer.role, role, "the engine refuses a role that the node already has");
     peer.role = role;
 }
 
 /// Applies changes until none is left, looking at each. `pick` says which candidate accepts a promotion.
 fn settle(targets: Targets, peers: &mut [Peer], leader: u64, pick: impl Fn(usize) -> usize) {
-    let roles = |peers: &[Peer]| {
-        peers
-            .iter()
-            .map(|peer| u64::from(peer.role))
-            .collect::<Vec<_>>()
-    };
+    let roles = |peers: &[Peer]| peers.iter().map(|peer| u64::from(peer.role)).collect::<Vec<_>>();
     let mut seen = HashSet::from([roles(peers)]);
     while let Some(Change { role, candidates }) = adjust(targets, peers, leader) {
-        assert_eq!(
-            candidates.iter().collect::<HashSet<_>>().len(),
-            candidates.len()
-        );
+        assert_eq!(candidates.iter().collect::<HashSet<_>>().len(), candidates.len());
         for id in &candidates {
             assert_ne!(*id, leader, "the leader was changed");
             assert!(
@@ -80,11 +62,7 @@ fn settle(targets: Targets, peers: &mut [Peer], leader: u64, pick: impl Fn(usize
                 "promoted somebody who is away"
             );
         }
-        let accepts = if role == Spare {
-            0
-        } else {
-            pick(candidates.len())
-        };
+        let accepts = if role == Spare { 0 } else { pick(candidates.len()) };
         assign(peers, candidates[accepts], role);
         assert!(has_quorum(peers), "lost the majority: {peers:?}");
         assert!(seen.insert(roles(peers)), "came back to {peers:?}");
@@ -94,11 +72,7 @@ fn settle(targets: Targets, peers: &mut [Peer], leader: u64, pick: impl Fn(usize
 
 /// What a cluster looks like when there is nothing left to do.
 fn check_settled(targets: Targets, peers: &[Peer]) {
-    let count = |role, online| {
-        with_role(peers, role)
-            .filter(|peer| peer.online == online)
-            .count()
-    };
+    let count = |role, online| with_role(peers, role).filter(|peer| peer.online == online).count();
     if too_small(targets, peers) {
         assert_eq!(with_role(peers, Voter).count(), 1);
         return;
@@ -108,11 +82,7 @@ fn check_settled(targets: Targets, peers: &[Peer]) {
     assert_eq!(voters, targets.voters.min(there), "{peers:?}");
     if voters == targets.voters {
         assert_eq!(count(Voter, false), 0, "{peers:?}");
-        assert_eq!(
-            count(StandBy, true),
-            targets.standbys.min(there - voters),
-            "{peers:?}"
-        );
+        assert_eq!(count(StandBy, true), targets.standbys.min(there - voters), "{peers:?}");
         if count(StandBy, true) == targets.standbys {
             assert_eq!(count(StandBy, false), 0, "{peers:?}");
         }
@@ -242,7 +212,7 @@ mod go {
                         == size
                 };
                 let mut group: Vec<u64> = w.get(Voter, true).into_iter().filter(crowd).collect();
-                group.sort_by(|a, b| w.weight(*b).cmp(&w.weight(*a)));
+                group.sort_by_key(|id| std::cmp::Reverse(w.weight(*id)));
                 found.extend(group.into_iter().filter(|id| *id != w.leader));
             }
             (w.get(Voter, true).len() > w.voters).then_some((Spare, found))
@@ -250,12 +220,7 @@ mod go {
         |w| (!w.get(Voter, false).is_empty()).then(|| (Spare, w.get(Voter, false))),
         |w| {
             let missing = w.get(StandBy, true).len() < w.standbys;
-            missing.then(|| {
-                (
-                    StandBy,
-                    w.against(w.get(Spare, true), &w.areas(&w.get(StandBy, true))),
-                )
-            })
+            missing.then(|| (StandBy, w.against(w.get(Spare, true), &w.areas(&w.get(StandBy, true)))))
         },
         |w| (w.get(StandBy, true).len() > w.standbys).then(|| (Spare, w.get(StandBy, true))),
         |w| (!w.get(StandBy, false).is_empty()).then(|| (Spare, w.get(StandBy, false))),
@@ -266,12 +231,7 @@ mod go {
         (Spare, Vec::new())
     }
 
-    pub(super) fn decide(
-        voters: usize,
-        standbys: usize,
-        all: &[Peer],
-        leader: u64,
-    ) -> Option<Change> {
+    pub(super) fn decide(voters: usize, standbys: usize, all: &[Peer], leader: u64) -> Option<Change> {
         let world = World {
             voters,
             standbys,
@@ -319,14 +279,12 @@ mod go {
         }
 
         fn by_weight(&self, mut ids: Vec<u64>) -> Vec<u64> {
-            ids.sort_by(|a, b| self.weight(*a).cmp(&self.weight(*b)));
+            ids.sort_by_key(|id| self.weight(*id));
             ids
         }
 
         fn against(&self, ids: Vec<u64>, taken: &[u64]) -> Vec<u64> {
-            let (old, new): (Vec<u64>, Vec<u64>) = ids
-                .into_iter()
-                .partition(|id| taken.contains(&self.area(*id)));
+            let (old, new): (Vec<u64>, Vec<u64>) = ids.into_iter().partition(|id| taken.contains(&self.area(*id)));
             [self.by_weight(new), self.by_weight(old)].concat()
         }
     }

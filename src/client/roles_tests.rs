@@ -3,10 +3,7 @@
 use super::*;
 use Role::{Spare, StandBy, Voter};
 
-const DEFAULT: Targets = Targets {
-    voters: 3,
-    standbys: 3,
-};
+const DEFAULT: Targets = Targets { voters: 3, standbys: 3 };
 
 pub(super) fn targets(voters: usize, standbys: usize) -> Targets {
     Targets { voters, standbys }
@@ -71,8 +68,7 @@ fn a_node_that_joins_asks_for_what_is_missing() {
 
 #[test]
 fn the_third_node_brings_the_second_along() {
-    let brings =
-        |targets, text: &str| assume_with(targets, &members(text), members(text).len() as u64);
+    let brings = |targets, text: &str| assume_with(targets, &members(text), members(text).len() as u64);
     assert_eq!(brings(DEFAULT, "V P P"), wanted(Voter, &[2]));
     assert_eq!(brings(DEFAULT, "V p P"), None, "nobody is there");
     assert_eq!(
@@ -99,10 +95,7 @@ fn a_small_cluster_has_one_voter_unless_two_were_asked_for() {
 
 #[test]
 fn a_domain_without_voter_gets_one_from_where_they_crowd() {
-    assert_eq!(
-        adjusted(DEFAULT, "V@1 V@1 V@2 S@3 P@3"),
-        wanted(Voter, &[4, 5])
-    );
+    assert_eq!(adjusted(DEFAULT, "V@1 V@1 V@2 S@3 P@3"), wanted(Voter, &[4, 5]));
     assert_eq!(
         adjusted(DEFAULT, "V@1 V@1 V@2 P@3 S@3"),
         wanted(Voter, &[5, 4]),
@@ -113,16 +106,8 @@ fn a_domain_without_voter_gets_one_from_where_they_crowd() {
         wanted(Voter, &[5, 4]),
         "lighter first"
     );
-    assert_eq!(
-        adjusted(DEFAULT, "V@1 V@2 V@3 P@4"),
-        wanted(StandBy, &[4]),
-        "no crowd"
-    );
-    assert_eq!(
-        adjusted(targets(3, 0), "V@1 V@1 V@2 p@3"),
-        None,
-        "nobody is there"
-    );
+    assert_eq!(adjusted(DEFAULT, "V@1 V@2 V@3 P@4"), wanted(StandBy, &[4]), "no crowd");
+    assert_eq!(adjusted(targets(3, 0), "V@1 V@1 V@2 p@3"), None, "nobody is there");
     assert_eq!(
         adjusted(DEFAULT, "V@1 V@1 V@2 V@3"),
         wanted(Spare, &[2, 3, 4]),
@@ -143,11 +128,7 @@ fn voters_are_promoted_and_demoted() {
         wanted(Voter, &[3, 2]),
         "lighter first"
     );
-    assert_eq!(
-        adjusted(DEFAULT, "V V v p"),
-        None,
-        "the voter that is away may return"
-    );
+    assert_eq!(adjusted(DEFAULT, "V V v p"), None, "the voter that is away may return");
     assert_eq!(
         adjusted(DEFAULT, "V V V V+7"),
         wanted(Spare, &[4, 2, 3]),
@@ -194,10 +175,7 @@ fn standbys_are_promoted_and_demoted() {
 #[test]
 fn a_leader_that_did_not_hear_itself_is_there_and_one_without_vote_changes_nothing() {
     assert_eq!(adjusted(targets(3, 0), "v V V"), None);
-    assert_eq!(
-        adjusted(targets(3, 0), "v V V V"),
-        wanted(Spare, &[2, 3, 4])
-    );
+    assert_eq!(adjusted(targets(3, 0), "v V V V"), wanted(Spare, &[2, 3, 4]));
     assert_eq!(adjusted(DEFAULT, "S V V"), None);
     assert_eq!(adjust(DEFAULT, &members("V P P"), 9), None);
 }
@@ -223,10 +201,7 @@ fn who_leaves_hands_its_role_to_somebody_who_is_there() {
 fn one_of_two_voters_resigns_before_it_leaves() {
     let resigns = |text: &str| should_resign(&members(text), 1);
     assert!(resigns("V V"));
-    assert!(
-        resigns("V V V v"),
-        "two of three go on, two of four would not"
-    );
+    assert!(resigns("V V V v"), "two of three go on, two of four would not");
     assert!(!resigns("V V V"));
     assert!(!resigns("V V v"), "lost either way");
     assert!(!resigns("V"));

@@ -132,11 +132,7 @@ impl<'a> Search<'a> {
     /// How long until something can happen; nothing if that is too late.
     fn wait(&self) -> Option<Duration> {
         let now = Instant::now();
-        let next = self
-            .candidates
-            .iter()
-            .filter_map(|candidate| candidate.due)
-            .min();
+        let next = self.candidates.iter().filter_map(|candidate| candidate.due).min();
         match next {
             _ if now >= self.deadline => None,
             _ if self.asked == limits::PROBES => Some(self.deadline - now),
@@ -172,10 +168,7 @@ impl<'a> Search<'a> {
 
     fn add(&mut self, addresses: Vec<String>) {
         for address in addresses {
-            let known = self
-                .candidates
-                .iter()
-                .any(|candidate| candidate.address == address);
+            let known = self.candidates.iter().any(|candidate| candidate.address == address);
             if !known && self.candidates.len() < MOST_CANDIDATES {
                 self.candidates.push(Candidate {
                     address,
@@ -210,22 +203,14 @@ impl<'a> Search<'a> {
         let votes = match self.voters.len() {
             0 => String::new(),
             all => {
-                let votes = |candidate: &&Candidate| {
-                    candidate.answered && self.voters.contains(&candidate.address)
-                };
+                let votes = |candidate: &&Candidate| candidate.answered && self.voters.contains(&candidate.address);
                 let answered = self.candidates.iter().filter(votes).count();
-                format!(
-                    " ({answered} of {all} voters answered; {} needed)",
-                    all / 2 + 1
-                )
+                format!(" ({answered} of {all} voters answered; {} needed)", all / 2 + 1)
             }
         };
         Error::new(
             kind,
-            format!(
-                "no leader found before the deadline{votes}; tried {}",
-                tried.join("; ")
-            ),
+            format!("no leader found before the deadline{votes}; tried {}", tried.join("; ")),
         )
     }
 }
@@ -247,12 +232,7 @@ impl Denial {
 }
 
 /// What is asked on a thread: who leads, and if it is another one, who else there is.
-fn question(
-    ways: &Ways,
-    address: &str,
-    over: &AtomicBool,
-    deadline: Instant,
-) -> std::result::Result<Conn, Denial> {
+fn question(ways: &Ways, address: &str, over: &AtomicBool, deadline: Instant) -> std::result::Result<Conn, Denial> {
     let (mut conn, leader) = match ways.ask(address, limits::PROBE, deadline) {
         Ok(Answer::Leads(conn)) => return Ok(conn),
         Ok(Answer::Follows(conn, leader)) => (conn, Some(leader)),
@@ -261,9 +241,7 @@ fn question(
     };
     let known = match over.load(Ordering::Relaxed) {
         true => Vec::new(),
-        false => {
-            members(&mut conn, deadline.min(Instant::now() + limits::PROBE)).unwrap_or_default()
-        }
+        false => members(&mut conn, deadline.min(Instant::now() + limits::PROBE)).unwrap_or_default(),
     };
     let role = known
         .iter()
@@ -271,12 +249,8 @@ fn question(
         .map(|member| member.role);
     let why = match (&leader, role) {
         (Some(leader), _) => format!("says {leader} leads"),
-        (None, Some(Role::StandBy | Role::Spare)) => {
-            "has no vote, and so does not know who leads".to_owned()
-        }
-        (None, None) if known.is_empty() => {
-            "knows no leader and no members; it may wait to be added".to_owned()
-        }
+        (None, Some(Role::StandBy | Role::Spare)) => "has no vote, and so does not know who leads".to_owned(),
+        (None, None) if known.is_empty() => "knows no leader and no members; it may wait to be added".to_owned(),
         (None, _) => "knows no leader".to_owned(),
     };
     Err(Denial {

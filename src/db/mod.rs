@@ -31,8 +31,8 @@ pub(crate) use crate::db::session::Changes;
 pub(crate) use crate::db::shared::{Mode, SharedSession};
 pub(crate) use crate::db::stream::ResultRows;
 pub(crate) use crate::db::value::check_size;
-pub(crate) use crate::wire::Value;
 pub(crate) use crate::db::wake::WakeSlot;
+pub(crate) use crate::wire::Value;
 
 /// What SQLite says when a text that has to be one statement holds more.
 const SQLITE_ERROR: i32 = 1;
@@ -52,12 +52,7 @@ pub(crate) struct Database {
 
 impl Database {
     /// Opens (and creates, where it does not exist) the database on the leader.
-    pub(crate) fn open(
-        name: &str,
-        connector: Arc<Connector>,
-        wake: Arc<WakeSlot>,
-        deadline: Instant,
-    ) -> Result<Self> {
+    pub(crate) fn open(name: &str, connector: Arc<Connector>, wake: Arc<WakeSlot>, deadline: Instant) -> Result<Self> {
         let mut session = Session::new(Arc::clone(&connector), name.to_owned(), Arc::clone(&wake));
         session.open(deadline)?;
         Ok(Self {
@@ -146,7 +141,10 @@ impl Database {
         let session = self.session.try_lock_until(deadline).ok_or_else(|| {
             Error::new(
                 Kind::Timeout,
-                format!("other threads kept the database {:?} of this handle busy until the deadline", self.name),
+                format!(
+                    "other threads kept the database {:?} of this handle busy until the deadline",
+                    self.name
+                ),
             )
         })?;
         self.wake.check()?;
@@ -167,7 +165,9 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::invalid(format!("db_name {name:?} {reason}; use a plain name such as app.db")))
+    Err(Error::invalid(format!(
+        "db_name {name:?} {reason}; use a plain name such as app.db"
+    )))
 }
 
 fn garbled(part: std::result::Result<(), crate::wire::Malformed>) -> Result<()> {

@@ -126,7 +126,9 @@ impl Session {
         if statement.controls_transaction() {
             return self.exec(statement, deadline);
         }
-        self.run(statement, deadline, |session| session.exec_prepared(statement, params, deadline))
+        self.run(statement, deadline, |session| {
+            session.exec_prepared(statement, params, deadline)
+        })
     }
 
     /// Runs a statement once for each set of parameters, inside a transaction that the caller has opened and takes back
@@ -165,7 +167,9 @@ impl Session {
         deadline: Instant,
     ) -> Result<Option<Conn>> {
         *part = Part::empty();
-        self.run(statement, deadline, |session| session.first_part(statement, params, keep, part, deadline))?;
+        self.run(statement, deadline, |session| {
+            session.first_part(statement, params, keep, part, deadline)
+        })?;
         Ok(if part.is_last() { None } else { self.conn.take() })
     }
 
@@ -190,7 +194,9 @@ impl Session {
             return Ok(0);
         }
         // To prepare is to read: it changes nothing, whatever the statement is.
-        self.run(&statement.as_read(), deadline, |session| Ok(session.prepared(statement, deadline)?.parameters))
+        self.run(&statement.as_read(), deadline, |session| {
+            Ok(session.prepared(statement, deadline)?.parameters)
+        })
     }
 
     /// The frame around every statement: connection, retry, transaction.
@@ -351,13 +357,16 @@ impl Session {
                     self.tainted = false;
                     return Ok(());
                 }
-                Response::Failure { code: code::NOT_LEADER, .. } if Instant::now() + RETRY_PAUSE < deadline => {
+                Response::Failure {
+                    code: code::NOT_LEADER, ..
+                } if Instant::now() + RETRY_PAUSE < deadline => {
                     self.wake.pause(RETRY_PAUSE)?;
                 }
                 Response::Failure { code, message } => {
                     let message = String::from_utf8_lossy(message);
-                    return Err(failure(code, &message)
-                        .at(format!("opening the database {:?} at {address}", self.database)));
+                    return Err(
+                        failure(code, &message).at(format!("opening the database {:?} at {address}", self.database))
+                    );
                 }
                 other => return Err(Error::internal(format!("OPEN was answered with {}", other.name()))),
             }
@@ -367,7 +376,9 @@ impl Session {
     /// The search itself cannot be woken, so it goes step by step.
     fn find_leader(&self, deadline: Instant) -> Result<(Conn, String)> {
         loop {
-            let found = self.connector.leader(deadline.min(Instant::now() + limits::SEARCH_SLICE));
+            let found = self
+                .connector
+                .leader(deadline.min(Instant::now() + limits::SEARCH_SLICE));
             match found {
                 Err(error) if error.kind() == Kind::NoLeader && Instant::now() + RETRY_PAUSE < deadline => {
                     self.wake.pause(RETRY_PAUSE)?;
@@ -383,16 +394,14 @@ impl Session {
             sql: statement.text.as_bytes(),
             params: Params::NONE,
         };
-        let response = self.conn()?.call(&request, deadline).map_err(|broken| ended(statement, broken))?;
+        let response = self
+            .conn()?
+            .call(&request, deadline)
+            .map_err(|broken| ended(statement, broken))?;
         changes(&response, statement, "EXEC_SQL")
     }
 
-    fn exec_prepared(
-        &mut self,
-        statement: &Statement<'_>,
-        params: Params<'_>,
-        deadline: Instant,
-    ) -> Attempt<Changes> {
+    fn exec_prepared(&mut self, statement: &Statement<'_>, params: Params<'_>, deadline: Instant) -> Attempt<Changes> {
         let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
         if statement.rows {
             let request = Request::Query { db, stmt, params };
@@ -400,7 +409,10 @@ impl Session {
             return self.changes_of(statement, deadline);
         }
         let request = Request::Exec { db, stmt, params };
-        let response = self.conn()?.call(&request, deadline).map_err(|broken| ended(statement, broken))?;
+        let response = self
+            .conn()?
+            .call(&request, deadline)
+            .map_err(|broken| ended(statement, broken))?;
         changes(&response, statement, "EXEC")
     }
 
@@ -430,10 +442,13 @@ impl Session {
             if sent == 0 {
                 return Ok(total);
             }
-            conn.flush("EXEC", deadline).map_err(|broken| ended(statement, broken))?;
+            conn.flush("EXEC", deadline)
+                .map_err(|broken| ended(statement, broken))?;
             // All answers are read, whatever they say, so that the connection can go on.
             for _ in 0..sent {
-                let response = conn.answer("EXEC", deadline).map_err(|broken| ended(statement, broken))?;
+                let response = conn
+                    .answer("EXEC", deadline)
+                    .map_err(|broken| ended(statement, broken))?;
                 match changes(&response, statement, "EXEC") {
                     Ok(changes) => total = total.saturating_add(changes.rows_affected),
                     Err(failure) => failed = failed.or(Some(failure)),
@@ -493,7 +508,13 @@ impl Session {
     fn fetch_prepared(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Attempt<()> {
         let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
         let params = Params::NONE;
-        fetch(self.conn()?, &Request::Query { db, stmt, params }, statement, sink, deadline)
+        fetch(
+            self.conn()?,
+            &Request::Query { db, stmt, params },
+            statement,
+            sink,
+            deadline,
+        )
     }
 
     /// The statement as this connection knows it; nothing of it has run.
@@ -503,13 +524,19 @@ impl Session {
         }
         while let Some(Prepared { db, id: stmt, .. }) = self.cache.evict() {
             let request = Request::Finalize { db, stmt };
-            self.conn()?.call(&request, deadline).map_err(|broken| not_run(&broken))?;
+            self.conn()?
+                .call(&request, deadline)
+                .map_err(|broken| not_run(&broken))?;
         }
         let request = Request::Prepare {
             db: 0,
             sql: statement.text.as_bytes(),
         };
-        let prepared = match self.conn()?.call(&request, deadline).map_err(|broken| not_run(&broken))? {
+        let prepared = match self
+            .conn()?
+            .call(&request, deadline)
+            .map_err(|broken| not_run(&broken))?
+        {
             Response::Stmt { db, id, params, .. } => Prepared {
                 db,
                 id,
@@ -543,7 +570,9 @@ impl Session {
     }
 
     fn conn(&mut self) -> Attempt<&mut Conn> {
-        self.conn.as_mut().ok_or_else(|| Failed::NotRun(Error::internal("not connected")))
+        self.conn
+            .as_mut()
+            .ok_or_else(|| Failed::NotRun(Error::internal("not connected")))
     }
 }
 
@@ -588,7 +617,9 @@ fn fetch(
     sink: Sink<'_>,
     deadline: Instant,
 ) -> Attempt<()> {
-    let mut response = conn.query(request, deadline).map_err(|broken| ended(statement, broken))?;
+    let mut response = conn
+        .query(request, deadline)
+        .map_err(|broken| ended(statement, broken))?;
     loop {
         match response {
             Response::Rows(mut rows) => {

@@ -245,11 +245,7 @@ impl<'a> Statements<'a> {
     /// Where the statement ends; its semicolon, if there is one, is used up.
     fn through_plain(&mut self, first: Token<'a>, seen: &mut Seen) -> usize {
         let mut end = first.end();
-        for token in self
-            .tokens
-            .by_ref()
-            .take_while(|t| t.class != Class::Semicolon)
-        {
+        for token in self.tokens.by_ref().take_while(|t| t.class != Class::Semicolon) {
             seen.note(&token);
             end = token.end();
         }
@@ -377,8 +373,7 @@ fn is_trigger<'a>(first: Token<'a>, mut rest: Tokens<'a>) -> bool {
 }
 
 fn makes_temp<'a>(mut rest: impl Iterator<Item = Token<'a>>) -> bool {
-    rest.next()
-        .is_some_and(|t| t.is("TEMP") || t.is("TEMPORARY"))
+    rest.next().is_some_and(|t| t.is("TEMP") || t.is("TEMPORARY"))
 }
 
 fn kind<'a>(verb: Verb, mut rest: impl Iterator<Item = Token<'a>>) -> Kind<'a> {
@@ -400,13 +395,9 @@ fn kind<'a>(verb: Verb, mut rest: impl Iterator<Item = Token<'a>>) -> Kind<'a> {
 
 /// `[SAVEPOINT] name`
 fn savepoint<'a>(mut rest: impl Iterator<Item = Token<'a>>) -> Name<'a> {
-    let name = rest.next().and_then(|t| {
-        if t.is("SAVEPOINT") {
-            rest.next()
-        } else {
-            Some(t)
-        }
-    });
+    let name = rest
+        .next()
+        .and_then(|t| if t.is("SAVEPOINT") { rest.next() } else { Some(t) });
     Name(name.map_or("", |t| t.text))
 }
 

@@ -6,9 +6,7 @@ fn split(sql: &str) -> Vec<&str> {
 
 fn only(sql: &str) -> Statement<'_> {
     let mut all = statements(sql);
-    let first = all
-        .next()
-        .unwrap_or_else(|| panic!("no statement in {sql:?}"));
+    let first = all.next().unwrap_or_else(|| panic!("no statement in {sql:?}"));
     assert!(all.next().is_none(), "more than one statement in {sql:?}");
     first
 }
@@ -50,10 +48,7 @@ fn one_statement_per_piece() {
         // Too short to be a comment for SQLite.
         ("SELECT 1 /*", &["SELECT 1 /*"]),
         ("SELECT 1 /*/;x", &["SELECT 1"]),
-        (
-            "SELECT 1 - -1 -> 2 ->> 3; x",
-            &["SELECT 1 - -1 -> 2 ->> 3", "x"],
-        ),
+        ("SELECT 1 - -1 -> 2 ->> 3; x", &["SELECT 1 - -1 -> 2 ->> 3", "x"]),
         ("SELECT 1--;\n;x", &["SELECT 1", "x"]),
         ("SELECT a-- ';'\n'b;'; x", &["SELECT a-- ';'\n'b;'", "x"]),
         ("SELECT 1e5;x", &["SELECT 1e5", "x"]),
@@ -64,19 +59,13 @@ fn one_statement_per_piece() {
         ("SELECT 1.$a(;)", &["SELECT 1.$a(", ")"]),
         ("SELECT 1..$a(;)", &["SELECT 1..$a(;)"]),
         ("SELECT ?1;x", &["SELECT ?1", "x"]),
-        (
-            "SELECT ?, :a, @a, #a, $a;x",
-            &["SELECT ?, :a, @a, #a, $a", "x"],
-        ),
+        ("SELECT ?, :a, @a, #a, $a;x", &["SELECT ?, :a, @a, #a, $a", "x"]),
         ("SELECT $a::b(;);x", &["SELECT $a::b(;)", "x"]),
         ("SELECT $a(b ;x", &["SELECT $a(b", "x"]),
         ("SELECT $(;x", &["SELECT $(", "x"]),
         ("SELECT $a:(;)", &["SELECT $a:(", ")"]),
         ("SELECT :::a(');x", &["SELECT :::a(')", "x"]),
-        (
-            "SELECT größe, 日本 FROM ü;x",
-            &["SELECT größe, 日本 FROM ü", "x"],
-        ),
+        ("SELECT größe, 日本 FROM ü;x", &["SELECT größe, 日本 FROM ü", "x"]),
         ("SELECT a\u{feff};x", &["SELECT a\u{feff}", "x"]),
         ("SELECT 1 \x0b;x", &["SELECT 1", "x"]),
         ("\x0b;x", &["\x0b", "x"]),
@@ -139,11 +128,7 @@ fn kinds_and_rows() {
         ("INSERT INTO t VALUES(1) returning/**/*", Insert, true),
         ("UPDATE t SET a = ?1RETURNING a", Change, true),
         ("INSERT INTO t VALUES('RETURNING')", Insert, false),
-        (
-            "INSERT INTO \"returning\" VALUES(1) -- RETURNING",
-            Insert,
-            false,
-        ),
+        ("INSERT INTO \"returning\" VALUES(1) -- RETURNING", Insert, false),
         ("INSERT INTO t VALUES(1)RETURNING(a)", Insert, true),
         ("UPDATE t SET a = 1", Change, false),
         ("DELETE FROM t", Change, false),
@@ -161,11 +146,7 @@ fn kinds_and_rows() {
         ("PRAGMA foreign_keys = ON", Pragma, true),
         ("CREATE TABLE t(a)", Other, false),
         ("CREATE TABLE t AS SELECT 1", Other, false),
-        (
-            "CREATE TRIGGER t BEGIN DELETE FROM a RETURNING b; END",
-            Other,
-            false,
-        ),
+        ("CREATE TRIGGER t BEGIN DELETE FROM a RETURNING b; END", Other, false),
         ("DROP TABLE t", Other, false),
         ("ALTER TABLE t ADD COLUMN b", Other, false),
         ("VACUUM", Other, false),
@@ -191,11 +172,7 @@ fn kinds_and_rows() {
 fn the_verb_behind_with() {
     use Kind::{Change, Insert, Other, Read};
     let cases = [
-        (
-            "WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a",
-            Insert,
-            false,
-        ),
+        ("WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a", Insert, false),
         (
             "WITH a AS (SELECT 1) REPLACE INTO t SELECT * FROM a RETURNING b",
             Insert,
@@ -206,51 +183,27 @@ fn the_verb_behind_with() {
             Change,
             false,
         ),
-        (
-            "WITH a AS NOT MATERIALIZED (SELECT 1) DELETE FROM t",
-            Change,
-            false,
-        ),
+        ("WITH a AS NOT MATERIALIZED (SELECT 1) DELETE FROM t", Change, false),
         (
             "WITH a AS MATERIALIZED(SELECT 1)DELETE FROM t RETURNING a",
             Change,
             true,
         ),
-        (
-            "WITH replace AS (SELECT 1) SELECT * FROM replace",
-            Read,
-            true,
-        ),
+        ("WITH replace AS (SELECT 1) SELECT * FROM replace", Read, true),
         (
             "WITH insert(a) AS (SELECT 1), [delete] AS (SELECT ')') SELECT 2",
             Read,
             true,
         ),
-        (
-            "WITH a AS (SELECT ')' /* ) DELETE */) SELECT (1) UPDATE",
-            Read,
-            true,
-        ),
-        (
-            "WITH a AS (WITH b AS (SELECT 1) SELECT 2) DELETE FROM t",
-            Change,
-            false,
-        ),
-        (
-            "WITH a(b) AS (SELECT 1) INSERT INTO t(c) VALUES(1)",
-            Insert,
-            false,
-        ),
+        ("WITH a AS (SELECT ')' /* ) DELETE */) SELECT (1) UPDATE", Read, true),
+        ("WITH a AS (WITH b AS (SELECT 1) SELECT 2) DELETE FROM t", Change, false),
+        ("WITH a(b) AS (SELECT 1) INSERT INTO t(c) VALUES(1)", Insert, false),
         ("WITH", Other, true),
         ("WITH a AS (SELECT 1)", Other, true),
         ("WITH a AS (SELECT 1", Other, true),
         ("WITH a AS SELECT 1) INSERT", Other, true),
         ("WITH a AS (SELECT 1) DROP TABLE t", Other, true),
-        (
-            "WITH a AS (SELECT 1) WITH b AS (SELECT 1) DELETE FROM t",
-            Other,
-            true,
-        ),
+        ("WITH a AS (SELECT 1) WITH b AS (SELECT 1) DELETE FROM t", Other, true),
         ("WITH a AS (SELECT 1))) ((DELETE", Other, true),
     ];
     for (sql, kind, rows) in cases {
@@ -273,17 +226,11 @@ fn savepoints() {
         ("RELEASE a", Kind::Release(name)),
         ("RELEASE SAVEPOINT [a]", Kind::Release(name)),
         ("RELEASE savepoint", Kind::Release(Name(""))),
-        (
-            "RELEASE SAVEPOINT savepoint",
-            Kind::Release(Name("SavePoint")),
-        ),
+        ("RELEASE SAVEPOINT savepoint", Kind::Release(Name("SavePoint"))),
         ("ROLLBACK TO a", Kind::RollbackTo(name)),
         ("ROLLBACK TO SAVEPOINT `a`", Kind::RollbackTo(name)),
         ("ROLLBACK TRANSACTION TO 'a'", Kind::RollbackTo(name)),
-        (
-            "rollback transaction to savepoint A",
-            Kind::RollbackTo(name),
-        ),
+        ("rollback transaction to savepoint A", Kind::RollbackTo(name)),
         ("ROLLBACK TRANSACTION nobody TO a", Kind::RollbackTo(name)),
         ("ROLLBACK TO", Kind::RollbackTo(Name(""))),
         ("SAVEPOINT", Kind::Savepoint(Name(""))),
@@ -293,9 +240,7 @@ fn savepoints() {
         assert_eq!(statement.kind, kind, "{sql:?}");
         assert!(!statement.rows && !statement.spare && !statement.taints_session());
     }
-    let next: Vec<_> = statements("ROLLBACK; SAVEPOINT to")
-        .map(|s| s.kind)
-        .collect();
+    let next: Vec<_> = statements("ROLLBACK; SAVEPOINT to").map(|s| s.kind).collect();
     assert_eq!(next, [Kind::Rollback, Kind::Savepoint(Name("to"))]);
 }
 
@@ -375,13 +320,20 @@ fn what_makes_a_connection_special() {
 fn names_of_parameters() {
     let names = |sql| {
         let found = super::parameters(sql);
-        found.into_iter().map(|name| name.unwrap_or_default()).collect::<Vec<_>>().join(",")
+        found
+            .into_iter()
+            .map(|name| name.unwrap_or_default())
+            .collect::<Vec<_>>()
+            .join(",")
     };
     assert_eq!(names("SELECT 1"), "");
     assert_eq!(names("SELECT ?, ?"), ",");
     assert_eq!(names("SELECT :a, @a, $a, :a"), ":a,@a,$a");
     assert_eq!(names("SELECT ?3, :a, ?, ?2"), ",,,:a,");
-    assert_eq!(names("SELECT ':a', \":b\", [:c], `:d`, x':e', :f -- :g\n /* :h */"), ":f");
+    assert_eq!(
+        names("SELECT ':a', \":b\", [:c], `:d`, x':e', :f -- :g\n /* :h */"),
+        ":f"
+    );
     assert_eq!(names("SELECT $a::b(c d), $a::b(c)"), "$a::b(c,$a::b(c)");
     assert_eq!(names("SELECT a:b"), ":b");
 }

@@ -114,7 +114,12 @@ mod tests {
     fn only_an_open_transaction_can_be_lost() {
         let mut transaction = after("BEGIN");
         transaction.lose("gone");
-        assert_eq!(transaction, Transaction::Lost { reason: "gone".to_owned() });
+        assert_eq!(
+            transaction,
+            Transaction::Lost {
+                reason: "gone".to_owned()
+            }
+        );
         let mut none = Transaction::None;
         none.lose("gone");
         assert_eq!(none, Transaction::None);

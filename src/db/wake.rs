@@ -107,7 +107,10 @@ impl State {
     fn check(&self) -> Result<()> {
         match &self.closed {
             Some(why) => Err(why.clone()),
-            None if self.interrupted => Err(Error::new(Kind::Interrupted, "the call was interrupted by another thread")),
+            None if self.interrupted => Err(Error::new(
+                Kind::Interrupted,
+                "the call was interrupted by another thread",
+            )),
             None => Ok(()),
         }
     }

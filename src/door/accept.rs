@@ -90,10 +90,7 @@ impl Acceptor {
     }
 
     fn pause(&mut self, now: Instant, epoll: &Epoll) -> Arrival {
-        if epoll
-            .modify(&self.listener, self.token, Interest::NOTHING)
-            .is_ok()
-        {
+        if epoll.modify(&self.listener, self.token, Interest::NOTHING).is_ok() {
             self.paused_until = Some(now + PAUSE);
         }
         Arrival::Nothing
@@ -104,10 +101,7 @@ impl Acceptor {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.reserve = self.reserve.take().or_else(|| EventFd::new().ok());
-            if epoll
-                .modify(&self.listener, self.token, Interest::READ_LEVEL)
-                .is_err()
-            {
+            if epoll.modify(&self.listener, self.token, Interest::READ_LEVEL).is_err() {
                 self.paused_until = Some(now + PAUSE);
             }
         }

@@ -20,40 +20,29 @@ fn reports(epoll: &Epoll, wait: Duration) -> usize {
 
 #[test]
 fn with_nothing_left_to_give_up_it_pauses() {
-    alone(
-        "accept::tests::with_nothing_left_to_give_up_it_pauses",
-        || {
-            let (mut acceptor, epoll, at) = acceptor();
-            let client =
-                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-            acceptor.reserve = None;
-            let mut hoard = Vec::new();
-            while let Ok(file) = File::open("/dev/null") {
-                hoard.push(file);
-            }
-            client.connect(&at.into()).unwrap();
-            assert_eq!(reports(&epoll, Duration::from_secs(10)), 1);
-            let now = Instant::now();
-            assert!(matches!(acceptor.accept(now, &epoll), Arrival::Nothing));
-            assert_eq!(acceptor.paused_until(), Some(now + PAUSE));
-            assert_eq!(
-                reports(&epoll, Duration::ZERO),
-                0,
-                "no waking while it pauses"
-            );
-            acceptor.resume(now + PAUSE / 2, &epoll);
-            assert_eq!(reports(&epoll, Duration::ZERO), 0);
-            drop(hoard);
-            acceptor.resume(now + PAUSE, &epoll);
-            assert!(acceptor.paused_until().is_none() && acceptor.reserve.is_some());
-            assert_eq!(reports(&epoll, Duration::from_secs(10)), 1);
-            assert!(matches!(
-                acceptor.accept(now, &epoll),
-                Arrival::Connection(_)
-            ));
-            assert!(matches!(acceptor.accept(now, &epoll), Arrival::Nothing));
-        },
-    );
+    alone("accept::tests::with_nothing_left_to_give_up_it_pauses", || {
+        let (mut acceptor, epoll, at) = acceptor();
+        let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        acceptor.reserve = None;
+        let mut hoard = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            hoard.push(file);
+        }
+        client.connect(&at.into()).unwrap();
+        assert_eq!(reports(&epoll, Duration::from_secs(10)), 1);
+        let now = Instant::now();
+        assert!(matches!(acceptor.accept(now, &epoll), Arrival::Nothing));
+        assert_eq!(acceptor.paused_until(), Some(now + PAUSE));
+        assert_eq!(reports(&epoll, Duration::ZERO), 0, "no waking while it pauses");
+        acceptor.resume(now + PAUSE / 2, &epoll);
+        assert_eq!(reports(&epoll, Duration::ZERO), 0);
+        drop(hoard);
+        acceptor.resume(now + PAUSE, &epoll);
+        assert!(acceptor.paused_until().is_none() && acceptor.reserve.is_some());
+        assert_eq!(reports(&epoll, Duration::from_secs(10)), 1);
+        assert!(matches!(acceptor.accept(now, &epoll), Arrival::Connection(_)));
+        assert!(matches!(acceptor.accept(now, &epoll), Arrival::Nothing));
+    });
 }
 
 #[test]
@@ -64,10 +53,7 @@ fn the_port_is_free_although_a_copy_of_the_listener_is_open() {
     drop(acceptor);
     let ended = waiting.read(&mut [0]);
     assert!(matches!(&ended, Ok(0) | Err(_)), "{ended:?}");
-    assert_eq!(
-        TcpStream::connect(at).unwrap_err().kind(),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(TcpStream::connect(at).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     let address = crate::net::Address::parse_listen(&at.to_string(), "address").unwrap();
     crate::net::listen(&address).unwrap();
     drop(copy);

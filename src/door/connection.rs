@@ -70,12 +70,7 @@ enum Progress {
 }
 
 impl Connection {
-    pub(super) fn new(
-        id: u64,
-        client: TcpStream,
-        links_only: bool,
-        cx: &Context,
-    ) -> io::Result<Self> {
+    pub(super) fn new(id: u64, client: TcpStream, links_only: bool, cx: &Context) -> io::Result<Self> {
         let client = End::tcp(OwnedFd::from(client), Token::client(id), &cx.epoll)?;
         Ok(Self {
             id,
@@ -125,8 +120,7 @@ impl Connection {
     /// Moves what can be moved.
     pub(super) fn serve(&mut self, cx: &mut Context) -> Fate {
         let fate = self.rounds(cx);
-        cx.arrivals
-            .take_back(&mut self.inbound, &mut self.collected);
+        cx.arrivals.take_back(&mut self.inbound, &mut self.collected);
         fate
     }
 
@@ -149,10 +143,7 @@ impl Connection {
 
     /// One step from the client towards the engine.
     fn inward(&mut self, cx: &mut Context) -> Progress {
-        if !self.inbound.passing().is_empty()
-            && self.phase != Phase::Flushing
-            && self.phase != Phase::Lingering
-        {
+        if !self.inbound.passing().is_empty() && self.phase != Phase::Flushing && self.phase != Phase::Lingering {
             return self.pass(cx);
         }
         match &mut self.phase {

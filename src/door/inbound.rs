@@ -91,10 +91,6 @@ impl Inbound {
         matches!(self.stage, Stage::Version | Stage::First)
     }
 
-    pub(super) fn is_link(&self) -> bool {
-        self.stage == Stage::Link
-    }
-
     /// A request has started and not ended.
     pub(super) fn in_request(&self) -> bool {
         self.buffer.len() > self.seen
@@ -168,9 +164,7 @@ impl Inbound {
         };
         match Request::decode(header, body) {
             Err(refused) => Step::Refused(refused),
-            Ok(Request::Connect { id, address }) => {
-                self.link(id, str::from_utf8(address).map(str::to_owned), end)
-            }
+            Ok(Request::Connect { id, address }) => self.link(id, str::from_utf8(address).map(str::to_owned), end),
             Ok(_) => {
                 (self.seen, self.passed, self.stage) = (end, end, Stage::Requests);
                 Step::Request
@@ -181,10 +175,7 @@ impl Inbound {
     /// A raft link takes the whole connection, so it is the first request or none.
     fn link(&mut self, id: u64, address: Result<String, Utf8Error>, end: usize) -> Step {
         if self.stage != Stage::First {
-            return refuse(
-                PARSE,
-                "CONNECT: only the first request of a connection may be one",
-            );
+            return refuse(PARSE, "CONNECT: only the first request of a connection may be one");
         }
         let Ok(address) = address else {
             return refuse(PARSE, "CONNECT: address: not UTF-8");

@@ -44,9 +44,7 @@ fn feed(bytes: &[u8], sizes: &[usize], sink: usize) -> Outcome {
         }
         while !inbound.passing().is_empty() {
             let count = inbound.passing().len().min(sink);
-            outcome
-                .passed
-                .extend_from_slice(&inbound.passing()[..count]);
+            outcome.passed.extend_from_slice(&inbound.passing()[..count]);
             inbound.advance(count);
         }
     }
@@ -141,19 +139,12 @@ fn what_a_request_lacks_is_known_from_its_header() {
     let mut inbound = Inbound::new();
     let bytes = stream(&[vec![4, 0, 0, 0, 4, 0, 0]]);
     for (count, byte) in bytes.iter().enumerate() {
-        assert_eq!(
-            (inbound.lacking(), inbound.in_handshake()),
-            (0, true),
-            "after {count}"
-        );
+        assert_eq!((inbound.lacking(), inbound.in_handshake()), (0, true), "after {count}");
         inbound.buffer().push(*byte);
         assert_eq!(inbound.step(&limits()), Step::More);
     }
     inbound.buffer().push(0);
     assert_eq!(inbound.step(&limits()), Step::More);
     assert_eq!((inbound.lacking(), inbound.in_request()), (32, true));
-    assert!(
-        inbound.buffer().capacity() < 1000,
-        "the header alone reserves nothing"
-    );
+    assert!(inbound.buffer().capacity() < 1000, "the header alone reserves nothing");
 }

@@ -109,6 +109,7 @@ impl Default for Limits {
 }
 
 /// What a door has done so far.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stats {
     /// Connections taken in.
@@ -208,6 +209,7 @@ impl Door {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn stats(&self) -> Stats {
         Stats {
             accepted: self.shared.accepted.load(Ordering::Relaxed),
@@ -224,8 +226,5 @@ impl Drop for Door {
 }
 
 fn dial_timeout() -> Error {
-    Error::new(
-        Kind::Timeout,
-        "the engine took no connection before the deadline",
-    )
+    Error::new(Kind::Timeout, "the engine took no connection before the deadline")
 }

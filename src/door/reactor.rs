@@ -112,11 +112,7 @@ pub(super) struct Reactor {
 }
 
 impl Reactor {
-    pub(super) fn new(
-        listener: TcpListener,
-        options: Options,
-        shared: Arc<Shared>,
-    ) -> Result<Self> {
+    pub(super) fn new(listener: TcpListener, options: Options, shared: Arc<Shared>) -> Result<Self> {
         let failed = |error| Error::internal(format!("opening the door: {error}"));
         let upstream = local_address(&options.upstream)?;
         let epoll = Epoll::new().map_err(failed)?;
@@ -190,8 +186,7 @@ impl Reactor {
             Token::LISTENER => self.accept(),
             Token::WAKE => {
                 self.cx.shared.wake.clear();
-                self.dials
-                    .extend(self.cx.shared.dials.lock().queue.drain(..));
+                self.dials.extend(self.cx.shared.dials.lock().queue.drain(..));
                 self.dial();
             }
             token => self.serve(token >> 1, |connection, cx| {

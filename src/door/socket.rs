@@ -134,11 +134,7 @@ impl End {
                 SockRef::from(&self.socket).set_tcp_user_timeout(Some(timeout))
             }
             Kind::Unix => {
-                let interest = if held_up {
-                    Interest::READ_WRITE
-                } else {
-                    Interest::READ
-                };
+                let interest = if held_up { Interest::READ_WRITE } else { Interest::READ };
                 epoll.modify(&self.socket, self.token, interest)
             }
         }

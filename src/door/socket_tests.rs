@@ -16,9 +16,7 @@ fn tcp(epoll: &Epoll) -> (End, TcpStream) {
 /// The next report for `end`; none within `wait` gives false.
 fn noted(end: &mut End, epoll: &Epoll, wait: u64) -> bool {
     let mut events = Events::with_capacity(4);
-    epoll
-        .wait(&mut events, Some(Duration::from_millis(wait)))
-        .unwrap();
+    epoll.wait(&mut events, Some(Duration::from_millis(wait))).unwrap();
     if let Some(ready) = events.get(0) {
         end.note(ready);
     }
@@ -105,9 +103,7 @@ fn a_dropped_end_is_the_end_although_a_copy_is_open() {
     let (end, mut other) = tcp(&epoll);
     let copy = end.socket.try_clone().unwrap();
     drop(end);
-    other
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    other.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert_eq!(other.read(&mut [0]).unwrap(), 0);
     drop(copy);
 }

@@ -139,7 +139,9 @@ impl Engine {
             _ => {
                 let refusal = callbacks.refusal.lock().take();
                 // SAFETY: the glue terminates the buffer.
-                let reason = unsafe { CStr::from_ptr(reason.as_ptr()) }.to_string_lossy().into_owned();
+                let reason = unsafe { CStr::from_ptr(reason.as_ptr()) }
+                    .to_string_lossy()
+                    .into_owned();
                 forget_if_lost(callbacks);
                 Err(refusal.unwrap_or_else(|| Error::internal(reason)))
             }
@@ -162,7 +164,9 @@ impl Engine {
         let code = unsafe { sys::glue_node_inspect(raw.as_ptr(), millis, &mut status) };
         if code != 0 {
             let reason = std::io::Error::from_raw_os_error(code);
-            return Err(Error::internal(format!("the engine does not say how raft stands: {reason}")));
+            return Err(Error::internal(format!(
+                "the engine does not say how raft stands: {reason}"
+            )));
         }
         Ok(Status {
             leads: status.leads,
@@ -202,7 +206,9 @@ impl Engine {
         if code == 0 || lost {
             return Ok(());
         }
-        Err(Error::internal(format!("the engine reported code {code} when it stopped")))
+        Err(Error::internal(format!(
+            "the engine reported code {code} when it stopped"
+        )))
     }
 }
 
@@ -273,7 +279,10 @@ unsafe extern "C" fn connect(data: *mut c_void, address: *const c_char, fd: *mut
     // SAFETY: see `callbacks`; the glue passes a string and a place for the descriptor.
     let (callbacks, address) = unsafe { (callbacks(data), CStr::from_ptr(address)) };
     let connected = catch_unwind(AssertUnwindSafe(|| {
-        address.to_str().ok().and_then(|address| callbacks.owner.connect(address).ok())
+        address
+            .to_str()
+            .ok()
+            .and_then(|address| callbacks.owner.connect(address).ok())
     }));
     match connected {
         Ok(Some(socket)) => {
@@ -293,7 +302,11 @@ unsafe extern "C" fn lost(data: *mut c_void, reason: *const c_char) {
 }
 
 fn write_text(text: &str, to: *mut c_char, size: usize) {
-    let bytes: Vec<u8> = text.bytes().filter(|byte| *byte != 0).take(size.saturating_sub(1)).collect();
+    let bytes: Vec<u8> = text
+        .bytes()
+        .filter(|byte| *byte != 0)
+        .take(size.saturating_sub(1))
+        .collect();
     if size > 0 {
         // SAFETY: the glue passes a buffer of `size` bytes; at most `size - 1` and the terminator are written.
         unsafe {

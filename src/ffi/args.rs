@@ -16,9 +16,9 @@ pub(super) unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a 
     }
     // SAFETY: not NULL, and otherwise the caller's promise.
     let bytes = unsafe { CStr::from_ptr(pointer) };
-    bytes.to_str().map_err(|error| {
-        Error::invalid(format!("{name} is not valid UTF-8 (at byte {})", error.valid_up_to()))
-    })
+    bytes
+        .to_str()
+        .map_err(|error| Error::invalid(format!("{name} is not valid UTF-8 (at byte {})", error.valid_up_to())))
 }
 
 /// A place for a result that the caller must give. It is cleared at once, so that a failure leaves no garbage in it.
@@ -137,7 +137,9 @@ pub(super) unsafe fn bytes<'a>(pointer: *const c_void, size: u64, name: &str) ->
     }
     let length = isize::try_from(size).map_err(|_| Error::invalid(format!("{name} cannot have {size} bytes")))?;
     if pointer.is_null() {
-        return Err(Error::invalid(format!("{name} is NULL and is said to have {size} bytes")));
+        return Err(Error::invalid(format!(
+            "{name} is NULL and is said to have {size} bytes"
+        )));
     }
     // SAFETY: not NULL, and otherwise the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts(pointer.cast(), length.unsigned_abs()) })
@@ -169,7 +171,11 @@ pub(super) unsafe fn value<'a>(value: &dqlitepy_value, index: c_int) -> Result<V
         ret::DQLITEPY_ISO8601 => Value::Iso8601(bytes()?),
         ret::DQLITEPY_UNIXTIME => Value::UnixTime(value.integer),
         ret::DQLITEPY_BOOLEAN => Value::Boolean(u64::from(value.integer != 0)),
-        unknown => return Err(Error::invalid(format!("parameter {index} has the unknown type {unknown}"))),
+        unknown => {
+            return Err(Error::invalid(format!(
+                "parameter {index} has the unknown type {unknown}"
+            )));
+        }
     })
 }
 
@@ -190,7 +196,11 @@ pub(super) unsafe fn list<'a, T>(pointer: *const T, count: u64, name: &str) -> R
 ///
 /// # Safety
 /// `pointer` is NULL or points to `count` writable places that nobody else uses through the call.
-pub(super) unsafe fn places<'a, T>(pointer: *mut T, count: u64, name: &str) -> Result<&'a mut [std::mem::MaybeUninit<T>]> {
+pub(super) unsafe fn places<'a, T>(
+    pointer: *mut T,
+    count: u64,
+    name: &str,
+) -> Result<&'a mut [std::mem::MaybeUninit<T>]> {
     if count == 0 {
         return Ok(&mut []);
     }
@@ -201,10 +211,16 @@ pub(super) unsafe fn places<'a, T>(pointer: *mut T, count: u64, name: &str) -> R
 
 fn check_list<T>(is_null: bool, count: u64, name: &str) -> Result<usize> {
     if is_null {
-        return Err(Error::invalid(format!("{name} is NULL and is said to have {count} entries")));
+        return Err(Error::invalid(format!(
+            "{name} is NULL and is said to have {count} entries"
+        )));
     }
     usize::try_from(count)
         .ok()
-        .filter(|count| count.checked_mul(size_of::<T>()).is_some_and(|size| isize::try_from(size).is_ok()))
+        .filter(|count| {
+            count
+                .checked_mul(size_of::<T>())
+                .is_some_and(|size| isize::try_from(size).is_ok())
+        })
         .ok_or_else(|| Error::invalid(format!("{name} cannot have {count} entries")))
 }

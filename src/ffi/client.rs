@@ -27,7 +27,12 @@ pub unsafe extern "C" fn dqlitepy_client_create(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (out, csv) = unsafe { (args::out(handle_out, "handle_out")?, args::text(addresses_csv, "addresses_csv")?) };
+        let (out, csv) = unsafe {
+            (
+                args::out(handle_out, "handle_out")?,
+                args::text(addresses_csv, "addresses_csv")?,
+            )
+        };
         fork::check()?;
         fork::arm();
         *out = handle::insert(Client::new(parse_csv(csv)?))?;
@@ -113,7 +118,9 @@ pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_o
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(json_out, "json_out") }?;
         let members = object::<Client>(handle)?.cluster()?;
-        let list = members.iter().map(|member| (member.id, member.address.as_str(), member.role.into()));
+        let list = members
+            .iter()
+            .map(|member| (member.id, member.address.as_str(), member.role.into()));
         *out = alloc::into_c_string(render::members(list));
         Ok(())
     })
@@ -129,11 +136,7 @@ pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_o
 /// DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL.
 /// Since 0.2.0.
 #[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_client_assign(
-    handle: dqlitepy_handle,
-    id: dqlitepy_node_id,
-    role: c_int,
-) -> c_int {
+pub extern "C" fn dqlitepy_client_assign(handle: dqlitepy_handle, id: dqlitepy_node_id, role: c_int) -> c_int {
     guard(|| object::<Client>(handle)?.assign(id, role_of(role)?))
 }
 
@@ -141,11 +144,7 @@ fn role_of(number: c_int) -> Result<Role> {
     u64::try_from(number)
         .ok()
         .and_then(|number| Role::try_from(number).ok())
-        .ok_or_else(|| {
-            Error::invalid(format!(
-                "role {number} is none: 0 is a voter, 1 a stand-by, 2 a spare"
-            ))
-        })
+        .ok_or_else(|| Error::invalid(format!("role {number} is none: 0 is a voter, 1 a stand-by, 2 a spare")))
 }
 
 /// Lets the voter `id` lead, or with 0 any voter but the one that leads now. The one that leads already is success.
@@ -177,18 +176,11 @@ pub unsafe extern "C" fn dqlitepy_client_describe(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (domain, weight) = unsafe {
-            (
-                args::optional_out(failure_domain_out),
-                args::optional_out(weight_out),
-            )
-        };
+        let (domain, weight) = unsafe { (args::optional_out(failure_domain_out), args::optional_out(weight_out)) };
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
         let found = object::<Client>(handle)?.describe(&address)?;
-        domain
-            .into_iter()
-            .for_each(|out| *out = found.failure_domain);
+        domain.into_iter().for_each(|out| *out = found.failure_domain);
         weight.into_iter().for_each(|out| *out = found.weight);
         Ok(())
     })

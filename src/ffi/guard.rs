@@ -57,7 +57,10 @@ pub(super) fn last_codes() -> (c_int, c_int) {
 }
 
 fn last<T>(read: impl FnOnce(&Last) -> T) -> Option<T> {
-    LAST_ERROR.try_with(|last| last.borrow().as_ref().map(read)).ok().flatten()
+    LAST_ERROR
+        .try_with(|last| last.borrow().as_ref().map(read))
+        .ok()
+        .flatten()
 }
 
 /// A message as C can have it.
@@ -130,7 +133,10 @@ mod tests {
 
     #[test]
     fn the_last_error_stays_until_the_next_one_and_belongs_to_its_thread() {
-        assert_eq!(guard(|| Err(Error::new(Kind::NotFound, "a\0b"))), ret::DQLITEPY_NOTFOUND);
+        assert_eq!(
+            guard(|| Err(Error::new(Kind::NotFound, "a\0b"))),
+            ret::DQLITEPY_NOTFOUND
+        );
         assert_eq!(guard(|| Ok(())), ret::DQLITEPY_OK);
         assert_eq!(text().as_deref(), Some("a b"));
         assert_eq!(thread::spawn(text).join().unwrap(), None);
@@ -138,7 +144,14 @@ mod tests {
 
     #[test]
     fn sqlite_codes_are_reduced_to_their_primary_part() {
-        for (extended, expected) in [(1, 1001), (2067, 1019), (517, 1005), (0, 1001), (1005, 1001), (10250, 1010)] {
+        for (extended, expected) in [
+            (1, 1001),
+            (2067, 1019),
+            (517, 1005),
+            (0, 1001),
+            (1005, 1001),
+            (10250, 1010),
+        ] {
             assert_eq!(guard(|| Err(Error::sql(extended, "x"))), expected);
         }
     }

@@ -18,8 +18,7 @@ pub const DQLITEPY_LOG_ERROR: c_int = 4;
 
 /// Receives a message of the library: `data` as it was given to dqlitepy_set_log_callback, a level DQLITEPY_LOG_..., and a
 /// NUL-terminated UTF-8 text that lives until the callback returns. It must not throw. Since 0.2.0.
-pub type dqlitepy_log_callback =
-    Option<unsafe extern "C" fn(data: *mut c_void, level: c_int, message: *const c_char)>;
+pub type dqlitepy_log_callback = Option<unsafe extern "C" fn(data: *mut c_void, level: c_int, message: *const c_char)>;
 
 /// The host's pointer; what it points to is the host's business.
 struct Data(*mut c_void);

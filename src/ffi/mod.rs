@@ -30,6 +30,7 @@ pub type dqlitepy_handle = c_ulonglong;
 
 /// A member of a cluster, as dqlitepy_client_cluster describes it in JSON.
 #[repr(C)]
+#[expect(dead_code, reason = "only C uses it")]
 pub struct dqlitepy_node_info {
     pub id: dqlitepy_node_id,
     pub address: *mut c_char,

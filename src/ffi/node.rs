@@ -146,7 +146,9 @@ pub extern "C" fn dqlitepy_node_set_snapshot_compression(handle: dqlitepy_handle
 pub extern "C" fn dqlitepy_node_set_network_latency_ms(handle: dqlitepy_handle, ms: c_uint) -> c_int {
     configure(handle, |config| {
         if !limits::LATENCY_MS.contains(&ms) {
-            return Err(Error::invalid(format!("network latency {ms} ms is not between 1 and 3600000 ms")));
+            return Err(Error::invalid(format!(
+                "network latency {ms} ms is not between 1 and 3600000 ms"
+            )));
         }
         config.options.network_latency_ms = Some(ms);
         Ok(())
@@ -254,7 +256,12 @@ pub unsafe extern "C" fn dqlitepy_node_exec(
 ) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (id, rows) = unsafe { (args::optional_out(last_insert_id_out), args::optional_out(rows_affected_out)) };
+        let (id, rows) = unsafe {
+            (
+                args::optional_out(last_insert_id_out),
+                args::optional_out(rows_affected_out),
+            )
+        };
         // SAFETY: the caller's promise.
         let sql = unsafe { args::text(sql, "sql") }?;
         let changes = object::<Node>(handle)?.exec(sql)?;

@@ -7,6 +7,7 @@ use crate::error::{Error, Kind};
 /// The call succeeded.
 pub const DQLITEPY_OK: c_int = 0;
 /// Memory ran out.
+#[expect(dead_code, reason = "only C uses it")]
 pub const DQLITEPY_NOMEM: c_int = 1;
 /// An argument, a file or a configuration is not acceptable.
 pub const DQLITEPY_INVALID: c_int = 2;
@@ -66,10 +67,13 @@ pub const DQLITEPY_IMMEDIATE: c_int = 1;
 pub const DQLITEPY_EXCLUSIVE: c_int = 2;
 
 /// The node votes and holds the data.
+#[expect(dead_code, reason = "only C uses it")]
 pub const DQLITEPY_VOTER: c_int = 0;
 /// The node holds the data and does not vote.
+#[expect(dead_code, reason = "only C uses it")]
 pub const DQLITEPY_STANDBY: c_int = 1;
 /// The node is a member and holds no data.
+#[expect(dead_code, reason = "only C uses it")]
 pub const DQLITEPY_SPARE: c_int = 2;
 
 pub(super) fn code(error: &Error) -> c_int {

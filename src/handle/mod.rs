@@ -79,7 +79,9 @@ pub(crate) fn insert<T: Object>(object: T) -> Result<u64> {
     let place = table.vacant_entry();
     let index = place.key() as u64;
     if index >> PLACE_BITS != 0 || serial >> SERIAL_BITS != 0 {
-        return Err(Error::internal("no handle is left: too many objects were created in this process"));
+        return Err(Error::internal(
+            "no handle is left: too many objects were created in this process",
+        ));
     }
     let handle = T::KIND << KIND_SHIFT | serial << PLACE_BITS | index;
     place.insert(Entry {
@@ -125,7 +127,10 @@ fn unknown<T: Object>(handle: u64) -> Error {
     }
     Error::new(
         Kind::NotFound,
-        format!("invalid {} handle {handle}: it was never given out, or it was destroyed", T::NAME),
+        format!(
+            "invalid {} handle {handle}: it was never given out, or it was destroyed",
+            T::NAME
+        ),
     )
 }
 
@@ -155,7 +160,11 @@ mod tests {
         let handle = insert(client()).unwrap();
         assert_eq!(get::<Node>(handle).err().unwrap().kind(), Kind::Invalid);
         for nonsense in [0, 1, 99, u64::MAX, handle ^ 1 << PLACE_BITS] {
-            assert_eq!(get::<Client>(nonsense).err().unwrap().kind(), Kind::NotFound, "{nonsense}");
+            assert_eq!(
+                get::<Client>(nonsense).err().unwrap().kind(),
+                Kind::NotFound,
+                "{nonsense}"
+            );
         }
         remove::<Client>(handle).unwrap();
     }

@@ -10,8 +10,7 @@ use std::time::Instant;
 use crate::error::{Error, Kind, Result};
 use crate::net::sys;
 
-const FORMS: &str =
-    "write host:port, for example 127.0.0.1:9001, [::1]:9001 or db1.example.com:9001";
+const FORMS: &str = "write host:port, for example 127.0.0.1:9001, [::1]:9001 or db1.example.com:9001";
 
 /// A resolver that never answers keeps its thread; more than this many are a sign that asking again
 /// is no use.
@@ -96,6 +95,7 @@ impl Address {
     }
 
     /// The numeric address, where no resolver is needed.
+    #[cfg(test)]
     pub(crate) fn numeric(&self) -> Option<SocketAddr> {
         match self.host {
             Host::Ip(ip) => Some(SocketAddr::new(ip, self.port)),
@@ -125,9 +125,7 @@ fn look_up(
         RESOLVERS.fetch_sub(1, Ordering::Relaxed);
         return Err(Error::new(
             Kind::Timeout,
-            format!(
-                "resolving {name:?}: {MAX_RESOLVERS} earlier look-ups still wait for an answer"
-            ),
+            format!("resolving {name:?}: {MAX_RESOLVERS} earlier look-ups still wait for an answer"),
         ));
     }
     let (answer, waiting) = mpsc::sync_channel(1);
@@ -138,25 +136,16 @@ fn look_up(
     });
     if let Err(error) = started {
         RESOLVERS.fetch_sub(1, Ordering::Relaxed);
-        return Err(Error::internal(format!(
-            "no thread to resolve {name:?}: {error}"
-        )));
+        return Err(Error::internal(format!("no thread to resolve {name:?}: {error}")));
     }
-    let (kind, reason) = match waiting
-        .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-    {
+    let (kind, reason) = match waiting.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(Ok(found)) if !found.is_empty() => return Ok(found),
         Ok(Ok(_)) => (Kind::Invalid, "it has no address".to_owned()),
         Ok(Err(error)) => (Kind::Invalid, error.to_string()),
-        Err(RecvTimeoutError::Timeout) => {
-            (Kind::Timeout, "no answer before the deadline".to_owned())
-        }
+        Err(RecvTimeoutError::Timeout) => (Kind::Timeout, "no answer before the deadline".to_owned()),
         Err(RecvTimeoutError::Disconnected) => (Kind::Internal, "the look-up failed".to_owned()),
     };
-    Err(Error::new(
-        kind,
-        format!("resolving the host name {name:?}: {reason}"),
-    ))
+    Err(Error::new(kind, format!("resolving the host name {name:?}: {reason}")))
 }
 
 impl fmt::Display for Address {
@@ -198,18 +187,14 @@ fn split(text: &str) -> Checked<(&str, &str)> {
         return Err("it is empty".into());
     }
     if text.starts_with('@') {
-        return Err(
-            "it names an abstract Unix socket, which only its own process could reach".into(),
-        );
+        return Err("it names an abstract Unix socket, which only its own process could reach".into());
     }
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("it contains a blank or a control character".into());
     }
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("the bracket is not closed")?;
-        let port = rest
-            .strip_prefix(':')
-            .ok_or("there is no port after the bracket")?;
+        let port = rest.strip_prefix(':').ok_or("there is no port after the bracket")?;
         if host.contains('%') {
             return Err("an IPv6 zone has a meaning on one host only".into());
         }
@@ -247,10 +232,7 @@ fn parse_host(host: &str) -> Checked<Host> {
         return Ok(Host::Ip(ip.into()));
     }
     // Resolvers read 1.2.3 or 010.0.0.1 in ways of their own; nobody who writes them means that.
-    if host
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
+    if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(format!("{host:?} is not an IPv4 address"));
     }
     match bad_name(host) {

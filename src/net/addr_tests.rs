@@ -35,10 +35,7 @@ fn the_parts_are_known() {
     assert_eq!(address.with_port(7).to_string(), "[::1]:7");
     let address = Address::parse_peer("db:9001", "address").unwrap();
     assert_eq!((address.host().as_str(), address.numeric()), ("db", None));
-    assert_eq!(
-        address.with_port(80),
-        Address::parse_peer("db:80", "address").unwrap()
-    );
+    assert_eq!(address.with_port(80), Address::parse_peer("db:80", "address").unwrap());
 }
 
 #[test]
@@ -96,11 +93,7 @@ fn port_0_and_every_interface_are_for_listening() {
         assert!(Address::parse_node(text, "address").is_ok());
     }
     for text in ["0.0.0.0:9001", "[::]:0"] {
-        assert!(
-            Address::parse_listen(text, "address")
-                .unwrap()
-                .is_unspecified()
-        );
+        assert!(Address::parse_listen(text, "address").unwrap().is_unspecified());
         for refused in [
             Address::parse_node(text, "address"),
             Address::parse_peer(text, "address"),
@@ -138,9 +131,7 @@ fn names_are_resolved() {
     let address = Address::parse_peer("localhost:9001", "address").unwrap();
     let found = address.resolve(soon()).unwrap();
     assert!(
-        found
-            .iter()
-            .all(|at| at.ip().is_loopback() && at.port() == 9001),
+        found.iter().all(|at| at.ip().is_loopback() && at.port() == 9001),
         "{found:?}"
     );
     let error = Address::parse_peer("no-such-host.invalid:9001", "address")

@@ -64,10 +64,7 @@ fn explain(address: &Address, at: SocketAddr, error: &io::Error) -> Error {
                  (ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one)"
             ),
         ),
-        Some(libc::EAFNOSUPPORT) => (
-            Kind::Invalid,
-            format!("this host does not speak the protocol of {ip}"),
-        ),
+        Some(libc::EAFNOSUPPORT) => (Kind::Invalid, format!("this host does not speak the protocol of {ip}")),
         _ => (Kind::Internal, error.to_string()),
     };
     Error::new(kind, reason).at(format_args!("cannot listen on {address}"))

@@ -37,18 +37,13 @@ fn ipv6_is_itself_or_every_interface() {
 fn failures_are_explained() {
     let (_listener, local) = listen(&at("127.0.0.1:0")).unwrap();
     let error = listen(&at(&local.to_string())).unwrap_err();
-    let expected = format!(
-        "port {} on 127.0.0.1 is in use by another socket",
-        local.port()
-    );
+    let expected = format!("port {} on 127.0.0.1 is in use by another socket", local.port());
     assert!(error.message().contains(&expected), "{error}");
     // TEST-NET-1, which no host has.
     let error = listen(&at("192.0.2.1:9001")).unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
     assert!(
-        error
-            .message()
-            .contains("192.0.2.1 is not an address of this host"),
+        error.message().contains("192.0.2.1 is not an address of this host"),
         "{error}"
     );
 }

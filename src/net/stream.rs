@@ -206,6 +206,7 @@ impl Stream {
     }
 
     /// Ends every call on this stream, now and later.
+    #[cfg(test)]
     pub(crate) fn shutdown(&self) {
         self.shared.wake();
     }
@@ -228,8 +229,7 @@ impl Stream {
         let set = self.receive_timeout.load(Ordering::Relaxed);
         if set == 0 || set > left {
             let fitting = 1 << left.ilog2();
-            SockRef::from(&self.shared.socket)
-                .set_read_timeout(Some(Duration::from_millis(u64::from(fitting))))?;
+            SockRef::from(&self.shared.socket).set_read_timeout(Some(Duration::from_millis(u64::from(fitting))))?;
             self.receive_timeout.store(fitting, Ordering::Relaxed);
         }
         Ok(true)
@@ -279,10 +279,7 @@ pub(crate) fn local_address(name: &str) -> Result<SockAddr> {
             "{name:?} is not the name of an abstract socket, such as @3efb9"
         ))
     };
-    let rest = name
-        .strip_prefix('@')
-        .filter(|rest| !rest.is_empty())
-        .ok_or_else(bad)?;
+    let rest = name.strip_prefix('@').filter(|rest| !rest.is_empty()).ok_or_else(bad)?;
     SockAddr::unix(format!("\0{rest}")).map_err(|_| bad())
 }
 

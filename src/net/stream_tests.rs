@@ -15,15 +15,11 @@ fn soon() -> Instant {
 /// Both kinds of stream, with their other ends.
 fn pairs() -> Vec<(Stream, Box<dyn ReadWrite>)> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address =
-        Address::parse_peer(&listener.local_addr().unwrap().to_string(), "address").unwrap();
+    let address = Address::parse_peer(&listener.local_addr().unwrap().to_string(), "address").unwrap();
     let tcp = Stream::connect_tcp(&address, soon()).unwrap();
     let (unix, other) = UnixStream::pair().unwrap();
     vec![
-        (
-            tcp,
-            Box::new(listener.accept().unwrap().0) as Box<dyn ReadWrite>,
-        ),
+        (tcp, Box::new(listener.accept().unwrap().0) as Box<dyn ReadWrite>),
         (Stream::from_unix(unix), Box::new(other)),
     ]
 }
@@ -53,10 +49,7 @@ fn a_read_ends_at_its_deadline() {
             let error = stream.read_some(&mut [0; 10], start + wait).unwrap_err();
             assert_eq!(Cause::of(&error), Cause::TimedOut, "{error:?}");
             let taken = start.elapsed();
-            assert!(
-                taken >= wait && taken < wait + SHORT * 5,
-                "{wait:?}: {taken:?}"
-            );
+            assert!(taken >= wait && taken < wait + SHORT * 5, "{wait:?}: {taken:?}");
         }
         // It is still of use, and what a longer deadline left behind does not matter.
         other.write_all(b"x").unwrap();
@@ -73,9 +66,7 @@ fn a_read_ends_at_its_deadline() {
 fn a_long_wait_is_not_cut_short() {
     for (stream, mut other) in pairs() {
         // Sets a short timeout on the socket, which must not be that of the next read.
-        stream
-            .read_some(&mut [0; 10], Instant::now() + SHORT / 20)
-            .unwrap_err();
+        stream.read_some(&mut [0; 10], Instant::now() + SHORT / 20).unwrap_err();
         let late = thread::spawn(move || {
             thread::sleep(SHORT * 2);
             other.write_all(b"x").unwrap();
@@ -93,10 +84,7 @@ fn a_long_wait_is_not_cut_short() {
 /// A number that the kernel tells about the calling thread.
 fn status(name: &str, radix: u32) -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-    let value = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .unwrap();
+    let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     u64::from_str_radix(value.trim(), radix).unwrap()
 }
 
@@ -119,9 +107,7 @@ fn the_end_of_the_other_side_is_told_from_ours() {
         drop(other);
         let error = stream.read_some(&mut [0; 10], soon()).unwrap_err();
         assert_eq!(Cause::of(&error), Cause::Closed, "{error:?}");
-        let error = (0..3)
-            .find_map(|_| stream.write_all(&[0; 10], soon()).err())
-            .unwrap();
+        let error = (0..3).find_map(|_| stream.write_all(&[0; 10], soon()).err()).unwrap();
         assert_eq!(Cause::of(&error), Cause::Closed, "{error:?}");
     }
     for (stream, _other) in pairs() {
@@ -233,36 +219,22 @@ fn tcp_gets_its_settings() {
     let socket = SockRef::from(&stream.shared.socket);
     assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
     assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(3));
-    assert_eq!(
-        socket.tcp_keepalive_interval().unwrap(),
-        Duration::from_secs(3)
-    );
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(3));
     assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
-    assert_eq!(
-        socket.tcp_user_timeout().unwrap(),
-        Some(Duration::from_secs(30))
-    );
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
 }
 
 #[test]
 fn connecting_to_nobody_says_so() {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let address = Address::parse_peer(&free.to_string(), "address").unwrap();
     let error = Stream::connect_tcp(&address, soon()).err().unwrap();
     assert_eq!(error.kind(), Kind::Retry);
     assert!(error.message().contains(&free.to_string()), "{error}");
-    let error = Stream::connect_local("@no-such-socket-of-ours", soon())
-        .err()
-        .unwrap();
+    let error = Stream::connect_local("@no-such-socket-of-ours", soon()).err().unwrap();
     assert_eq!(error.kind(), Kind::Retry, "{error}");
     for bad in ["", "@", "plain", "/tmp/socket"] {
-        assert_eq!(
-            Stream::connect_local(bad, soon()).err().unwrap().kind(),
-            Kind::Invalid
-        );
+        assert_eq!(Stream::connect_local(bad, soon()).err().unwrap().kind(), Kind::Invalid);
     }
 }
 
@@ -270,17 +242,11 @@ fn connecting_to_nobody_says_so() {
 fn connecting_ends_at_the_deadline() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket
-        .bind(
-            &"127.0.0.1:0"
-                .parse::<std::net::SocketAddr>()
-                .unwrap()
-                .into(),
-        )
+        .bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into())
         .unwrap();
     socket.listen(0).unwrap();
     let listener = TcpListener::from(socket);
-    let address =
-        Address::parse_peer(&listener.local_addr().unwrap().to_string(), "address").unwrap();
+    let address = Address::parse_peer(&listener.local_addr().unwrap().to_string(), "address").unwrap();
     // With its queue full, the kernel drops what asks to come in.
     let _queued = TcpStream::connect(address.to_string()).unwrap();
     let start = Instant::now();
@@ -293,16 +259,12 @@ fn connecting_ends_at_the_deadline() {
 fn a_local_connection_waits_for_room_up_to_its_deadline() {
     let name = format!("stream-test-{}", std::process::id());
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-    socket
-        .bind(&local_address(&format!("@{name}")).unwrap())
-        .unwrap();
+    socket.bind(&local_address(&format!("@{name}")).unwrap()).unwrap();
     socket.listen(0).unwrap();
     let listener = UnixListener::from(socket);
     let filler = UnixStream::connect_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     let start = Instant::now();
-    let error = Stream::connect_local(&format!("@{name}"), start + SHORT)
-        .err()
-        .unwrap();
+    let error = Stream::connect_local(&format!("@{name}"), start + SHORT).err().unwrap();
     assert_eq!(error.kind(), Kind::Timeout, "{error}");
     assert!(start.elapsed() >= SHORT && start.elapsed() < SHORT * 20);
     listener.accept().unwrap();

@@ -165,28 +165,15 @@ impl Epoll {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    fn control(
-        &self,
-        operation: libc::c_int,
-        fd: impl AsFd,
-        token: u64,
-        interest: Interest,
-    ) -> io::Result<()> {
+    fn control(&self, operation: libc::c_int, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: interest.0,
             u64: token,
         };
         // SAFETY: both descriptors are open, being borrowed; the kernel copies `event` before
         // returning.
-        check(unsafe {
-            libc::epoll_ctl(
-                self.0.as_raw_fd(),
-                operation,
-                fd.as_fd().as_raw_fd(),
-                &raw mut event,
-            )
-        })
-        .map(drop)
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd.as_fd().as_raw_fd(), &raw mut event) })
+            .map(drop)
     }
 
     pub(crate) fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
@@ -243,26 +230,14 @@ impl EventFd {
     pub(crate) fn signal(&self) {
         let one = 1_u64;
         // SAFETY: eight readable bytes, the size that an eventfd takes.
-        let _ = unsafe {
-            libc::write(
-                self.0.as_raw_fd(),
-                (&raw const one).cast(),
-                size_of::<u64>(),
-            )
-        };
+        let _ = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
     }
 
     /// Back to zero; a counter that is zero already is fine.
     pub(crate) fn clear(&self) {
         let mut count = 0_u64;
         // SAFETY: eight writable bytes, the size that an eventfd fills.
-        let _ = unsafe {
-            libc::read(
-                self.0.as_raw_fd(),
-                (&raw mut count).cast(),
-                size_of::<u64>(),
-            )
-        };
+        let _ = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
     }
 }
 
@@ -301,10 +276,7 @@ pub(crate) fn is_over(fd: impl AsFd) -> bool {
     let result = unsafe { libc::recv(fd.as_fd().as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
     match check_size(result) {
         Ok(count) => count == 0,
-        Err(error) => !matches!(
-            error.kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-        ),
+        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
     }
 }
 
@@ -330,14 +302,7 @@ pub(crate) fn send_now(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: `buffer` is writable for its length.
-    check_size(unsafe {
-        libc::recv(
-            fd.as_fd().as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            flags,
-        )
-    })
+    check_size(unsafe { libc::recv(fd.as_fd().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
 }
 
 /// Appends what has arrived to `buffer`, without blocking and without growing it: spare capacity is

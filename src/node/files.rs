@@ -120,7 +120,9 @@ fn is_raft_file(name: &str) -> bool {
     matches!(name, "metadata1" | "metadata2")
         || name.starts_with("open-")
         || name.starts_with("snapshot-")
-        || name.split_once('-').is_some_and(|(first, last)| is_index(first) && is_index(last))
+        || name
+            .split_once('-')
+            .is_some_and(|(first, last)| is_index(first) && is_index(last))
 }
 
 fn is_index(text: &str) -> bool {
@@ -151,12 +153,17 @@ impl Created {
 
 /// Sees to it that the directory is there, readable by its owner only if it is new, and writable.
 pub(crate) fn make_dir(dir: &Path) -> Result<Created> {
-    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+    let missing = dir
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
     let mut created: Vec<PathBuf> = missing.map(Path::to_owned).collect();
     created.reverse();
     let created = Created(created);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    if let Err(error) = made.map_err(|error| describe(dir, &error)).and_then(|()| check_writable(dir)) {
+    if let Err(error) = made
+        .map_err(|error| describe(dir, &error))
+        .and_then(|()| check_writable(dir))
+    {
         created.undo();
         return Err(error);
     }
@@ -175,7 +182,12 @@ pub(crate) fn check_dir(dir: &Path) -> Result<()> {
 
 fn check_writable(dir: &Path) -> Result<()> {
     // A file without a name: it needs the same rights as the engine's files, and leaves nothing.
-    match OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(dir) {
+    match OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .mode(0o600)
+        .open(dir)
+    {
         Ok(_) => Ok(()),
         // Some file systems have no such files; the engine will find out.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
@@ -225,7 +237,12 @@ fn replace(dir: &Path, name: &str, text: &str) -> Result<()> {
     // Two threads may be writing the same file; each with a draft of its own, the last one wins.
     let temporary = dir.join(format!(".{name}.{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;

@@ -35,7 +35,10 @@ fn info_is_written_as_go_dqlite_writes_it() {
     let text = fs::read_to_string(dir.0.join(INFO)).unwrap();
     assert_eq!(text, "ID: 3297041220608546238\nAddress: 127.0.0.1:9001\nRole: 0\n");
     assert_eq!(load_info(&dir.0).unwrap(), Some(known));
-    assert_eq!(fs::metadata(dir.0.join(INFO)).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(dir.0.join(INFO)).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     assert_eq!(list(&dir.0).unwrap(), [INFO]);
 }
 
@@ -48,7 +51,10 @@ fn cluster_is_a_sequence_of_the_same() {
         text,
         "- ID: 18446744073709551615\n  Address: '[::1]:9001'\n  Role: 0\n- ID: 2\n  Address: '@name'\n  Role: 0\n"
     );
-    assert_eq!(parse(&text).unwrap(), [entry(u64::MAX, "[::1]:9001"), entry(2, "@name")]);
+    assert_eq!(
+        parse(&text).unwrap(),
+        [entry(u64::MAX, "[::1]:9001"), entry(2, "@name")]
+    );
     store_cluster(&dir.0, &[]).unwrap();
     assert_eq!(fs::read_to_string(dir.0.join(CLUSTER)).unwrap(), "[]\n");
 }
@@ -64,7 +70,13 @@ fn scalars_may_be_plain_or_quoted_and_keys_unknown_or_missing() {
 fn a_damaged_info_names_itself() {
     let dir = Dir::new("damaged");
     assert_eq!(load_info(&dir.0).unwrap(), None);
-    for text in ["", "ID: x\n", "ID: 1\n", "no yaml", "ID: 18446744073709551616\nAddress: a:1\n"] {
+    for text in [
+        "",
+        "ID: x\n",
+        "ID: 1\n",
+        "no yaml",
+        "ID: 18446744073709551616\nAddress: a:1\n",
+    ] {
         fs::write(dir.0.join(INFO), text).unwrap();
         let error = load_info(&dir.0).unwrap_err();
         assert!(error.message().contains("info.yaml"), "{error}");
@@ -78,7 +90,12 @@ fn raft_state_is_recognised_by_its_names() {
         fs::write(dir.0.join(name), "").unwrap();
     }
     assert!(!has_raft_state(&dir.0).unwrap());
-    for name in ["metadata1", "open-1", "0000000000000001-0000000000000042", "snapshot-1-2-3"] {
+    for name in [
+        "metadata1",
+        "open-1",
+        "0000000000000001-0000000000000042",
+        "snapshot-1-2-3",
+    ] {
         fs::write(dir.0.join(name), "").unwrap();
         assert!(has_raft_state(&dir.0).unwrap(), "{name}");
         fs::remove_file(dir.0.join(name)).unwrap();

@@ -65,7 +65,9 @@ impl Instance {
 
     /// The node of this process that has this address in its cluster.
     pub(crate) fn running_at(address: &str) -> Option<Arc<Self>> {
-        Self::running().into_iter().find(|instance| instance.me.address == address)
+        Self::running()
+            .into_iter()
+            .find(|instance| instance.me.address == address)
     }
 
     fn running() -> Vec<Arc<Self>> {
@@ -73,7 +75,9 @@ impl Instance {
         running.retain(|instance| instance.strong_count() > 0);
         let all: Vec<_> = running.iter().filter_map(Weak::upgrade).collect();
         drop(running);
-        all.into_iter().filter(|instance| instance.core.lock().is_some()).collect()
+        all.into_iter()
+            .filter(|instance| instance.core.lock().is_some())
+            .collect()
     }
 
     /// Starts a node. On failure nothing is left behind that was not there before.
@@ -92,7 +96,12 @@ impl Instance {
         match Self::open(config, me, plan, bound, listener) {
             Ok(instance) => {
                 RUNNING.lock().push(Arc::downgrade(&instance));
-                log::info(format_args!("node {} at {} started in {}", instance.me.id, instance.me.address, config.dir.display()));
+                log::info(format_args!(
+                    "node {} at {} started in {}",
+                    instance.me.id,
+                    instance.me.address,
+                    config.dir.display()
+                ));
                 instance.duties.begin(&instance);
                 Ok(instance)
             }
@@ -131,9 +140,12 @@ impl Instance {
             dir,
             me,
         };
-        instance
-            .open_core(listener)
-            .map_err(|error| (error.at(format!("starting the node at {place}")), instance.watch.was_prepared()))?;
+        instance.open_core(listener).map_err(|error| {
+            (
+                error.at(format!("starting the node at {place}")),
+                instance.watch.was_prepared(),
+            )
+        })?;
         Ok(Arc::new(instance))
     }
 
@@ -212,7 +224,10 @@ impl Instance {
 
     /// Finds the leader, this node first.
     pub(crate) fn connector(self: &Arc<Self>) -> Connector {
-        Connector::new(Some(Arc::new(Inside(Arc::downgrade(self), self.me.address.clone()))), Vec::new())
+        Connector::new(
+            Some(Arc::new(Inside(Arc::downgrade(self), self.me.address.clone()))),
+            Vec::new(),
+        )
     }
 
     /// Calls that wait on this slot are ended when the node is lost or stopped.
@@ -342,7 +357,10 @@ impl Local for Inside {
     }
 
     fn peers(&self) -> Vec<Address> {
-        self.0.upgrade().map(|instance| instance.watch.peers(&instance.config)).unwrap_or_default()
+        self.0
+            .upgrade()
+            .map(|instance| instance.watch.peers(&instance.config))
+            .unwrap_or_default()
     }
 }
 
@@ -404,11 +422,14 @@ fn open_door(listener: TcpListener, engine: &Arc<Engine>) -> Result<Door> {
     let socket = engine.socket().to_owned();
     let admit = move |id: u64, address: &str| {
         let deadline = Instant::now() + ASK_ENGINE;
-        let asked = Stream::connect_local(&socket, deadline)
-            .and_then(|stream| members(&mut Conn::new(stream), deadline));
+        let asked =
+            Stream::connect_local(&socket, deadline).and_then(|stream| members(&mut Conn::new(stream), deadline));
         // A node that belongs to no cluster yet waits to be added, by a leader that it does not know.
         asked.is_ok_and(|members| {
-            members.is_empty() || members.iter().any(|member| member.id == id && member.address == address)
+            members.is_empty()
+                || members
+                    .iter()
+                    .any(|member| member.id == id && member.address == address)
         })
     };
     let engine_of_links = Arc::downgrade(engine);

@@ -89,7 +89,9 @@ impl Node {
     /// Checks what can be checked without touching the disk or the network.
     pub(crate) fn new(id: u64, address: &str, dir: &str, cluster: Vec<Address>) -> Result<Self> {
         if id == 0 {
-            return Err(Error::invalid("id 0 is no node id; use dqlitepy_generate_node_id for one"));
+            return Err(Error::invalid(
+                "id 0 is no node id; use dqlitepy_generate_node_id for one",
+            ));
         }
         if dir.is_empty() {
             return Err(Error::invalid("data_dir is empty; name a directory"));
@@ -138,7 +140,10 @@ impl Node {
             // Another handle has stopped it.
             Phase::Running(running) if running.instance.is_stopped() => {}
             Phase::Running(running) => {
-                return Err(Error::misuse(format!("the node at {} is running already", running.instance.me().address)));
+                return Err(Error::misuse(format!(
+                    "the node at {} is running already",
+                    running.instance.me().address
+                )));
             }
             Phase::Destroyed => return Err(destroyed()),
             Phase::Configured | Phase::Stopped => {}
@@ -177,7 +182,10 @@ impl Node {
         *self.phase.lock() = Phase::Stopped;
         let stopped = Error::new(
             Kind::Shutdown,
-            format!("the node at {} was stopped during the call", running.instance.me().address),
+            format!(
+                "the node at {} was stopped during the call",
+                running.instance.me().address
+            ),
         );
         running.end_calls(stopped, deadline);
         running.instance.stop(deadline)
@@ -255,7 +263,12 @@ impl Running {
             Arc::clone(&self.wake),
             self.deadline(),
         )?;
-        Ok(Arc::clone(self.databases.lock().entry(name.to_owned()).or_insert_with(|| Arc::new(opened))))
+        Ok(Arc::clone(
+            self.databases
+                .lock()
+                .entry(name.to_owned())
+                .or_insert_with(|| Arc::new(opened)),
+        ))
     }
 
     fn database(&self) -> Result<Arc<Database>> {
@@ -267,7 +280,10 @@ impl Running {
     fn give_lead_away(&self) {
         let (me, deadline) = (self.instance.me(), Instant::now() + limits::GIVE_LEAD);
         if let Err(error) = client::give_lead_away(&self.connector, me.id, &me.address, deadline) {
-            log::info(format_args!("the node at {} stops without giving its lead away: {error}", me.address));
+            log::info(format_args!(
+                "the node at {} stops without giving its lead away: {error}",
+                me.address
+            ));
         }
     }
 

@@ -46,7 +46,11 @@ impl Plan {
 
     /// Alone, or first in the list while nobody else belongs to a cluster: found one. Otherwise the others decide.
     fn for_new(config: &Config, address: &str) -> Self {
-        let others: Vec<&Address> = config.cluster.iter().filter(|member| member.to_string() != address).collect();
+        let others: Vec<&Address> = config
+            .cluster
+            .iter()
+            .filter(|member| member.to_string() != address)
+            .collect();
         if others.is_empty() {
             return Self::Bootstrap;
         }

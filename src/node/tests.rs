@@ -36,7 +36,11 @@ impl Drop for Dir {
 }
 
 fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string()
 }
 
 fn node(id: u64, address: &str, dir: &Dir) -> Node {
@@ -150,7 +154,10 @@ fn stop_ends_a_statement_that_would_never_end() {
         let endless = scope.spawn(|| node.query(ENDLESS));
         let began = Instant::now();
         node.stop().unwrap();
-        assert!(began.elapsed() < Duration::from_secs(10), "stop waited for the statement");
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "stop waited for the statement"
+        );
         let error = endless.join().unwrap().unwrap_err();
         assert!(matches!(error.kind(), Kind::Shutdown | Kind::Stopped), "{error}");
     });
@@ -210,7 +217,9 @@ fn a_second_handle_attaches_and_the_last_one_stops_the_node() {
     let first = node(7, &address, &dir);
     first.start().unwrap();
     first.open_db("a").unwrap();
-    first.exec("CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES (1)").unwrap();
+    first
+        .exec("CREATE TABLE t(a); BEGIN; INSERT INTO t VALUES (1)")
+        .unwrap();
 
     let second = node(7, &address, &dir);
     second.start().unwrap();

@@ -76,7 +76,10 @@ impl Watch {
     /// Whom to ask for the leader: the members as last heard, then the list that the caller gave.
     pub(crate) fn peers(&self, config: &Config) -> Vec<Address> {
         let mut peers = self.others.lock().clone();
-        let listed = config.cluster.iter().filter(|address| address.to_string() != self.me.address);
+        let listed = config
+            .cluster
+            .iter()
+            .filter(|address| address.to_string() != self.me.address);
         for address in listed {
             if !peers.contains(address) {
                 peers.push(address.clone());
@@ -101,7 +104,10 @@ impl Watch {
     /// Takes the node out of service for a reason that only a person can mend.
     pub(crate) fn lose(&self, reason: &str) {
         let _ = self.lost.set(reason.to_owned());
-        log::error(format_args!("node {} at {} is lost: {reason}", self.me.id, self.me.address));
+        log::error(format_args!(
+            "node {} at {} is lost: {reason}",
+            self.me.id, self.me.address
+        ));
         self.wake_all(&lost(reason));
     }
 
@@ -117,7 +123,10 @@ impl engine::Owner for Watch {
     fn prepare(&self) -> Result<Start> {
         // Another process may have been here since we looked.
         let known = files::load_info(&self.dir)?;
-        if known.as_ref().is_some_and(|known| (known.id, &known.address) != (self.me.id, &self.me.address)) {
+        if known
+            .as_ref()
+            .is_some_and(|known| (known.id, &known.address) != (self.me.id, &self.me.address))
+        {
             return Err(Error::internal(format!(
                 "{} was given to another node while this one started",
                 self.dir.display()

@@ -25,11 +25,7 @@ impl JsonArray {
     pub(crate) fn part(&mut self, rows: &mut Rows<'_>) -> Result<(), Malformed> {
         // Every part repeats the names, which do not change within one result.
         if self.keys.len() != rows.columns() {
-            self.keys = rows
-                .names()
-                .enumerate()
-                .map(|(i, name)| key(name, i == 0))
-                .collect();
+            self.keys = rows.names().enumerate().map(|(i, name)| key(name, i == 0)).collect();
         }
         if self.keys.is_empty() {
             return Ok(());
@@ -45,11 +41,13 @@ impl JsonArray {
         Ok(())
     }
 
+    #[cfg(test)]
     pub(crate) fn row_count(&self) -> u64 {
         self.rows
     }
 
     /// The bytes so far.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.out.len()
     }
@@ -192,9 +190,9 @@ fn first_special(bytes: &[u8]) -> Option<usize> {
     }
     let (blocks, _) = far.as_chunks::<16>();
     let clean = |block: &&[u8; 16]| {
-        block.iter().fold(true, |clean, &b| {
-            clean & (b >= 0x20) & (b != b'"') & (b != b'\\')
-        })
+        block
+            .iter()
+            .fold(true, |clean, &b| clean & (b >= 0x20) & (b != b'"') & (b != b'\\'))
     };
     let skip = blocks.iter().take_while(clean).count() * 16;
     let n = far[skip..].iter().position(special)?;

@@ -11,9 +11,7 @@ fn put_text(out: &mut Vec<u8>, text: &[u8]) {
 /// The body of a ROWS message. Texts must not hold a NUL.
 fn body(names: &[&str], rows: &[&[Value<'_>]], last: bool) -> Vec<u8> {
     let mut out = (names.len() as u64).to_le_bytes().to_vec();
-    names
-        .iter()
-        .for_each(|name| put_text(&mut out, name.as_bytes()));
+    names.iter().for_each(|name| put_text(&mut out, name.as_bytes()));
     for row in rows {
         let header = out.len();
         out.resize(header + row.len().div_ceil(16) * 8, 0);
@@ -107,10 +105,7 @@ fn parts_make_one_array_with_keys_in_order() {
     let parts = [
         body(
             &names,
-            &[
-                &[Integer(1), Null, Text(b"x")],
-                &[Integer(2), Null, Text(b"")],
-            ],
+            &[&[Integer(1), Null, Text(b"x")], &[Integer(2), Null, Text(b"")]],
             false,
         ),
         body(&names, &[], false),
@@ -200,10 +195,7 @@ fn strings() {
 fn times() {
     assert_eq!(one(Value::UnixTime(0)), r#""1970-01-01T00:00:00Z""#);
     assert_eq!(one(Value::UnixTime(i64::MAX)), "9223372036854775807");
-    assert_eq!(
-        one(Value::Iso8601(b"2024-01-02 03:04")),
-        r#""2024-01-02T03:04:00Z""#
-    );
+    assert_eq!(one(Value::Iso8601(b"2024-01-02 03:04")), r#""2024-01-02T03:04:00Z""#);
     assert_eq!(one(Value::Iso8601(b"")), r#""""#);
     assert_eq!(one(Value::Iso8601(b"soon\n\xff")), r#""soon\n\udcff""#);
 }

@@ -141,17 +141,12 @@ fn is_date(text: &[u8]) -> bool {
     let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = text else {
         return false;
     };
-    let (Some(century), Some(year), Some(month), Some(day)) =
-        (two(y1, y2), two(y3, y4), two(m1, m2), two(d1, d2))
+    let (Some(century), Some(year), Some(month), Some(day)) = (two(y1, y2), two(y3, y4), two(m1, m2), two(d1, d2))
     else {
         return false;
     };
     // A century is a leap year if it divides by 4, like any other year.
-    let leap = if year == 0 {
-        century % 4 == 0
-    } else {
-        year % 4 == 0
-    };
+    let leap = if year == 0 { century % 4 == 0 } else { year % 4 == 0 };
     let days = match month {
         2 => 28 + u8::from(leap),
         4 | 6 | 9 | 11 => 30,
@@ -168,9 +163,7 @@ fn hour(time: &[u8]) -> Option<([u8; 2], &[u8])> {
         [ones @ b'0'..=b'9', rest @ ..] => ([b'0', *ones], rest),
         _ => return None,
     };
-    two(hour[0], hour[1])
-        .filter(|h| *h < 24)
-        .map(|_| (hour, rest))
+    two(hour[0], hour[1]).filter(|h| *h < 24).map(|_| (hour, rest))
 }
 
 /// `:nn`, below the limit, is at the start.
@@ -182,10 +175,7 @@ fn fraction(text: &[u8]) -> (&[u8], &[u8]) {
     let [b'.' | b',', digits @ ..] = text else {
         return (b"", text);
     };
-    let length = digits
-        .iter()
-        .position(|b| !b.is_ascii_digit())
-        .unwrap_or(digits.len());
+    let length = digits.iter().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
     if length == 0 {
         return (b"", text);
     }

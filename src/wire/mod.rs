@@ -37,10 +37,15 @@ mod vectors;
 pub(crate) use cursor::Malformed;
 pub(crate) use params::Params;
 pub(crate) use request::{Refused, encode_failure};
-pub(crate) use response::{File, Member, Response, Role};
+pub(crate) use response::{Response, Role};
 pub(crate) use rows::{End, Rows};
-pub(crate) use table::{Request, Spec, request_name, spec};
+pub(crate) use table::Request;
 pub(crate) use value::Value;
+#[cfg(test)]
+use {
+    response::{File, Member},
+    table::{Spec, request_name, spec},
+};
 
 /// The first word of a connection. [protocol 1]
 pub(crate) const VERSION: u64 = 1;

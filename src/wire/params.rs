@@ -42,9 +42,7 @@ impl<'a> Params<'a> {
             Source::Tuple { codes, values } => (&[], codes, values),
         };
         let mut cursor = Cursor::new(values);
-        let decoded = codes
-            .iter()
-            .map_while(move |code| Value::read(*code, &mut cursor).ok());
+        let decoded = codes.iter().map_while(move |code| Value::read(*code, &mut cursor).ok());
         slice.iter().copied().chain(decoded)
     }
 

@@ -63,10 +63,7 @@ fn requests<'a>(n: u64, text: &'a [u8], params: Params<'a>) -> Vec<Request<'a>> 
         Request::Interrupt { db: n },
         Request::Connect { id, address },
         Request::Add { id, address },
-        Request::Assign {
-            id,
-            role: 1 + n % 2,
-        },
+        Request::Assign { id, role: 1 + n % 2 },
         Request::Remove { id },
         Request::Dump { name: text },
         Request::Cluster { format: n % 2 },

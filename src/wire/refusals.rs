@@ -39,11 +39,7 @@ fn types_and_schemas() {
             continue;
         };
         assert_eq!((spec.kind, spec.name), (kind, request_name(kind)));
-        let code = if (4..=9).contains(&kind) && kind != 7 {
-            1
-        } else {
-            1005
-        };
+        let code = if (4..=9).contains(&kind) && kind != 7 { 1 } else { 1005 };
         assert_eq!(refusal(kind, spec.schema + 1, &body), code);
         assert_eq!(refusal(kind, 255, &body), code);
         assert_eq!(refusal(kind, 0, &[]), 1005);
@@ -67,14 +63,9 @@ fn types_and_schemas() {
 #[test]
 fn columns_of_the_table() {
     let kinds = |wanted: fn(&Spec) -> bool| -> Vec<u8> {
-        (0..=u8::MAX)
-            .filter(|kind| spec(*kind).is_some_and(wanted))
-            .collect()
+        (0..=u8::MAX).filter(|kind| spec(*kind).is_some_and(wanted)).collect()
     };
-    assert_eq!(
-        kinds(|spec| spec.leader_only),
-        [3, 4, 5, 6, 8, 9, 12, 13, 14, 17]
-    );
+    assert_eq!(kinds(|spec| spec.leader_only), [3, 4, 5, 6, 8, 9, 12, 13, 14, 17]);
     assert_eq!(kinds(|spec| !spec.client), [11]);
     assert_eq!(kinds(|spec| spec.schema == 1), [4, 5, 6, 8, 9]);
 }
@@ -144,12 +135,7 @@ fn names_of_databases() {
         flags: 0,
         vfs: b"",
     };
-    for name in [
-        &[b'n'; 200][..],
-        b"a.db",
-        "d\u{e9}j\u{e0} vu".as_bytes(),
-        b"\xff",
-    ] {
+    for name in [&[b'n'; 200][..], b"a.db", "d\u{e9}j\u{e0} vu".as_bytes(), b"\xff"] {
         assert!(accepted(&open(name)));
     }
     for name in [&b""[..], &[b'n'; 201], b"a/b", b":memory:", b"a?b"] {
@@ -200,11 +186,7 @@ fn the_schema_follows_the_count() {
     for (count, schema, head) in [(255, 0, 256), (256, 1, 264), (70_000, 1, 70_008)] {
         let values = vec![Value::Integer(-1); count];
         let params = Params::new(&values);
-        let request = Request::Query {
-            db: 0,
-            stmt: 1,
-            params,
-        };
+        let request = Request::Query { db: 0, stmt: 1, params };
         let mut out = Vec::new();
         request.encode(&mut out);
         assert_eq!(out[5], schema);
@@ -273,11 +255,7 @@ fn responses_that_lie() {
         (7, 0, &[1, NAME, 4, u64::MAX - 3, 0], "blob value", 32),
     ];
     for (kind, schema, body, what, at) in cases {
-        assert_eq!(
-            stumbles(*kind, *schema, &words(body)),
-            (*what, *at),
-            "{body:x?}"
-        );
+        assert_eq!(stumbles(*kind, *schema, &words(body)), (*what, *at), "{body:x?}");
     }
 }
 

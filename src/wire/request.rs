@@ -99,8 +99,7 @@ impl<'a> Request<'a> {
             return Err(Refused::new(PARSE, message).within(name));
         }
         let mut from = Cursor::new(body);
-        Self::get_fields(header.kind, header.schema, &mut from)
-            .map_err(|refused| refused.within(name))
+        Self::get_fields(header.kind, header.schema, &mut from).map_err(|refused| refused.within(name))
     }
 
     /// The name in the protocol, for messages.

@@ -73,6 +73,7 @@ pub(crate) struct File<'a> {
 
 /// An answer, borrowed from the body that it came in.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "some fields of the protocol have no reader here")]
 pub(crate) enum Response<'a> {
     /// The request failed, or never began; the connection stays usable.
     Failure { code: u64, message: &'a [u8] },
@@ -93,10 +94,7 @@ pub(crate) enum Response<'a> {
     },
     /// The statement ran. The numbers are those of the last change on the connection, which need
     /// not be this statement.
-    Result {
-        last_insert_id: i64,
-        rows_affected: u64,
-    },
+    Result { last_insert_id: i64, rows_affected: u64 },
     /// The first or a further part of a result.
     Rows(Rows<'a>),
     /// Done, nothing to say.

@@ -4,8 +4,7 @@
 
 use super::cursor::Cursor;
 use super::fields::{
-    Address, ClusterFormat, Database, DescribeFormat, Field, Half, NodeId, RoleNumber, Script,
-    Text, Tuple, Word,
+    Address, ClusterFormat, Database, DescribeFormat, Field, Half, NodeId, RoleNumber, Script, Text, Tuple, Word,
 };
 use super::params::Params;
 use super::request::Refused;

@@ -21,14 +21,7 @@ fn message(bytes: &[u8]) -> (Header, &[u8]) {
 /// A message of type `kind` whose header tells the truth about `body`.
 fn framed(kind: u8, schema: u8, body: &[u8]) -> (Header, &[u8]) {
     let words = (body.len() / 8) as u32;
-    (
-        Header {
-            words,
-            kind,
-            schema,
-        },
-        body,
-    )
+    (Header { words, kind, schema }, body)
 }
 
 /// `request` and the vector are the same, in both directions.
@@ -82,8 +75,7 @@ fn version_words() {
 #[test]
 fn requests_that_run_sql() {
     let insert = "INSERT INTO t VALUES(?,?,?,?,?,?,?)";
-    let create =
-        "CREATE TABLE t(i INTEGER, f REAL, s TEXT, b BLOB, n INT, ts DATETIME, bo BOOLEAN)";
+    let create = "CREATE TABLE t(i INTEGER, f REAL, s TEXT, b BLOB, n INT, ts DATETIME, bo BOOLEAN)";
     sent_as(exec_sql(create, &[]), v::R05);
     sent_as(exec_sql(insert, SEVEN), v::R06);
     same_as(1, exec_sql(insert, SEVEN), v::R07);
@@ -252,10 +244,7 @@ fn failure_behind_rows() {
     let expected = says(&Response::Failure { code, message });
     let s17 = bytes(v::S17);
     let (header, body) = self::message(&s17);
-    assert_eq!(
-        says(&Response::decode_query(header, body).unwrap()),
-        expected
-    );
+    assert_eq!(says(&Response::decode_query(header, body).unwrap()), expected);
     // Taken for a plain failure it would be code 1, "thecolumn": never that.
     assert!(Response::decode(header, body).is_err());
 
@@ -287,9 +276,7 @@ fn rows(bytes: &[u8]) -> (Vec<String>, Vec<Vec<Value<'_>>>, End) {
     let Ok(Response::Rows(mut rows)) = Response::decode_query(header, body) else {
         panic!("not rows");
     };
-    let names = rows
-        .names()
-        .map(|name| String::from_utf8_lossy(name).into());
+    let names = rows.names().map(|name| String::from_utf8_lossy(name).into());
     let names: Vec<String> = names.collect();
     assert_eq!(names.len(), rows.columns());
     let mut all = Vec::new();
@@ -308,10 +295,7 @@ fn complete(hex: &str, names: &[&str], values: &[Vec<Value<'_>>]) {
     let (found, rows, end) = rows(&bytes);
     assert_eq!(
         (found, end),
-        (
-            names.iter().map(ToString::to_string).collect(),
-            End::Complete
-        )
+        (names.iter().map(ToString::to_string).collect(), End::Complete)
     );
     assert_eq!(rows, values);
 }
@@ -319,11 +303,7 @@ fn complete(hex: &str, names: &[&str], values: &[Vec<Value<'_>>]) {
 #[test]
 fn rows_of_the_vectors() {
     let int = Value::Integer;
-    complete(
-        v::S05,
-        &["i", "f", "s", "b", "n", "ts", "bo"],
-        &[SEVEN.to_vec()],
-    );
+    complete(v::S05, &["i", "f", "s", "b", "n", "ts", "bo"], &[SEVEN.to_vec()]);
     complete(v::S06, &["?+?+?+?+?+?+?+?"], &[vec![int(36)]]);
     let five = vec![
         int(1),

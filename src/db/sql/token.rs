@@ -92,9 +92,7 @@ fn token(z: &[u8]) -> Option<(Class, usize)> {
         b')' => (Class::Close, 1),
         quote @ (b'\'' | b'"' | b'`') => (Class::Quoted, quoted(z, quote)),
         b'[' => (Class::Quoted, memchr(b']', z).map_or(z.len(), |n| n + 1)),
-        b'x' | b'X' if z.get(1) == Some(&b'\'') => {
-            other(memchr(b'\'', &z[2..]).map_or(z.len(), |n| n + 3))
-        }
+        b'x' | b'X' if z.get(1) == Some(&b'\'') => other(memchr(b'\'', &z[2..]).map_or(z.len(), |n| n + 3)),
         b'.' if !z.get(1).is_some_and(u8::is_ascii_digit) => (Class::Dot, 1),
         b'.' | b'0'..=b'9' => other(number(z)),
         // A name right behind it is a token of its own: `?1RETURNING` are two.

@@ -22,9 +22,7 @@ fn pattern(position: usize) -> u8 {
 /// Writes `LARGE` bytes as the answer, and notes when nobody takes them.
 fn answer_large(stream: &mut UnixStream, log: &Log) {
     stream.read_exact(&mut [0; 24]).unwrap();
-    stream
-        .set_write_timeout(Some(Duration::from_millis(100)))
-        .unwrap();
+    stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     let mut at = 0;
     while at < LARGE {
         let chunk: Vec<u8> = (at..LARGE.min(at + 50_000)).map(pattern).collect();
@@ -49,9 +47,7 @@ fn a_slow_reader_gets_everything_and_holds_little() {
     let mut client = setup.client();
     client.write_all(&hello(&[Request::Leader])).unwrap();
     let log = &setup.engine.log;
-    wait_until("the engine is held back", || {
-        log.blocked.load(Ordering::SeqCst)
-    });
+    wait_until("the engine is held back", || log.blocked.load(Ordering::SeqCst));
     // The kernel's buffers may take some megabytes, the door only its limit.
     assert!(log.written.load(Ordering::SeqCst) < LARGE / 3);
     let mut buffer = vec![0; 1 << 16];
@@ -60,11 +56,7 @@ fn a_slow_reader_gets_everything_and_holds_little() {
         let count = client.read(&mut buffer).unwrap();
         assert!(count > 0, "ended after {at} bytes");
         for (offset, byte) in buffer[..count].iter().enumerate() {
-            assert!(
-                *byte == pattern(at + offset),
-                "wrong byte at {}",
-                at + offset
-            );
+            assert!(*byte == pattern(at + offset), "wrong byte at {}", at + offset);
         }
         at += count;
     }
@@ -78,9 +70,7 @@ fn a_client_that_vanishes_in_an_answer_ends_the_engines_connection() {
     client.write_all(&hello(&[Request::Leader])).unwrap();
     client.read_exact(&mut [0; 1000]).unwrap();
     drop(client);
-    wait_until("the engine's connection ends", || {
-        setup.engine.log.ended() == 1
-    });
+    wait_until("the engine's connection ends", || setup.engine.log.ended() == 1);
     assert!(setup.engine.log.written.load(Ordering::SeqCst) < LARGE);
     wait_until("the door forgets it", || setup.door.stats().open == 0);
 }
@@ -89,9 +79,7 @@ fn a_client_that_vanishes_in_an_answer_ends_the_engines_connection() {
 fn a_client_that_leaves_between_requests_ends_the_engines_connection() {
     let setup = Setup::new(Limits::default(), echo);
     setup.round_trip();
-    wait_until("the engine's connection ends", || {
-        setup.engine.log.ended() == 1
-    });
+    wait_until("the engine's connection ends", || setup.engine.log.ended() == 1);
     wait_until("the door forgets it", || setup.door.stats().open == 0);
 }
 
@@ -108,9 +96,7 @@ fn a_large_request_passes_whole() {
     }]));
     sent.extend(frames(&[Request::Leader]));
     client.write_all(&sent).unwrap();
-    wait_until("it is there", || {
-        setup.engine.log.received.lock().len() >= sent.len()
-    });
+    wait_until("it is there", || setup.engine.log.received.lock().len() >= sent.len());
     assert!(*setup.engine.log.received.lock() == sent);
     // Again and again on the same connection: nothing of it stays.
     drop(client);
@@ -133,11 +119,7 @@ fn when_the_engine_closes_the_client_gets_the_rest_and_the_end() {
         .unwrap();
     let all = read_to_end(&mut client);
     assert_eq!(all.len(), 1_000_000);
-    assert!(
-        all.iter()
-            .enumerate()
-            .all(|(at, byte)| *byte == pattern(at))
-    );
+    assert!(all.iter().enumerate().all(|(at, byte)| *byte == pattern(at)));
     drop(client);
     wait_until("the door forgets it", || setup.door.stats().open == 0);
 }
@@ -190,12 +172,8 @@ fn what_the_client_sends_too_much_does_not_cost_it_the_answer() {
     let setup = Setup::new(Limits::default(), answer_large);
     let mut client = setup.client();
     let bad = raw(1, 77, 0, &[0; 100_000]);
-    client
-        .write_all(&[hello(&[Request::Leader]), bad].concat())
-        .unwrap();
-    wait_until("the second one is refused", || {
-        setup.door.stats().refused == 1
-    });
+    client.write_all(&[hello(&[Request::Leader]), bad].concat()).unwrap();
+    wait_until("the second one is refused", || setup.door.stats().refused == 1);
     // Bytes that nobody reads: closing over them would throw away what is on its way.
     client.write_all(&[0; 200_000]).unwrap();
     let mut answer = vec![0; LARGE];
@@ -219,23 +197,17 @@ fn what_is_left_of_a_turn_is_not_forgotten() {
     let setup = Setup::new(limits, answer_at_once);
     let mut client = setup.client();
     let sent = hello(&[connect(7, "10.0.0.7:9001")]);
-    client
-        .write_all(&[&sent[..], &[9; 100_000]].concat())
-        .unwrap();
+    client.write_all(&[&sent[..], &[9; 100_000]].concat()).unwrap();
     client.read_exact(&mut vec![0; 100_000]).unwrap();
     let total = sent.len() - 24 + 100_000;
-    wait_until("all is there", || {
-        setup.engine.log.received.lock().len() == total
-    });
+    wait_until("all is there", || setup.engine.log.received.lock().len() == total);
 }
 
 /// Reads the first request, and nothing after it until the test says so.
 fn read_late(stream: &mut UnixStream, log: &Log) {
     stream.read_exact(&mut [0; 24]).unwrap();
     log.blocked.store(true, Ordering::SeqCst);
-    wait_until("the test lets the engine read", || {
-        !log.blocked.load(Ordering::SeqCst)
-    });
+    wait_until("the test lets the engine read", || !log.blocked.load(Ordering::SeqCst));
     listen_only(stream, log);
 }
 
@@ -243,9 +215,7 @@ fn read_late(stream: &mut UnixStream, log: &Log) {
 fn a_reset_is_noticed_while_the_engine_is_busy() {
     let setup = Setup::new(Limits::default(), read_late);
     let client = setup.client();
-    SockRef::from(&client)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     client.set_nonblocking(true).unwrap();
     let sql = "x".repeat(50_000);
     let requests = vec![

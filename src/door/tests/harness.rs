@@ -107,10 +107,7 @@ pub(super) fn unused_name() -> (UnixListener, String) {
         NEXT.fetch_add(1, Ordering::SeqCst)
     );
     let address = UnixAddr::from_abstract_name(&name).unwrap();
-    (
-        UnixListener::bind_addr(&address).unwrap(),
-        format!("@{name}"),
-    )
+    (UnixListener::bind_addr(&address).unwrap(), format!("@{name}"))
 }
 
 pub(super) struct Setup {
@@ -144,11 +141,7 @@ pub(super) fn open(upstream: &str, limits: Limits) -> (Door, SocketAddr) {
     open_with(upstream, limits, Box::new(|_| {}))
 }
 
-pub(super) fn open_with(
-    upstream: &str,
-    limits: Limits,
-    link_ended: LinkEnded,
-) -> (Door, SocketAddr) {
+pub(super) fn open_with(upstream: &str, limits: Limits, link_ended: LinkEnded) -> (Door, SocketAddr) {
     let address = Address::parse_listen("127.0.0.1:0", "address").unwrap();
     let (listener, at) = listen(&address).unwrap();
     let options = Options {
@@ -215,11 +208,7 @@ pub(super) fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
 pub(super) fn failure(bytes: &[u8]) -> (u64, String) {
     let (head, body) = bytes.split_first_chunk::<8>().expect("an answer");
     let header = Header::parse(head);
-    assert_eq!(
-        (header.kind, header.body_len()),
-        (0, body.len() as u64),
-        "one FAILURE"
-    );
+    assert_eq!((header.kind, header.body_len()), (0, body.len() as u64), "one FAILURE");
     let code = u64::from_le_bytes(*body.first_chunk().unwrap());
     let text = body[8..].split(|byte| *byte == 0).next().unwrap();
     (code, String::from_utf8(text.to_vec()).unwrap())
@@ -241,19 +230,10 @@ pub(in crate::door) fn alone(test: &str, body: impl FnOnce()) {
         return body();
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            &format!("door::{test}"),
-            "--test-threads=1",
-            "--nocapture",
-        ])
+        .args(["--exact", &format!("door::{test}"), "--test-threads=1", "--nocapture"])
         .env(MARK, "1")
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}"
-    );
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }

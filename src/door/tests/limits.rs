@@ -45,19 +45,13 @@ fn after_three_hundred_garbage_connections_a_good_one_works() {
     let garbage: Vec<_> = (0..300_u32)
         .map(|n| {
             let mut client = setup.client();
-            let bytes: Vec<u8> = (0..n * 7 % 500 + 8)
-                .map(|m| (m * n % 256) as u8 ^ 0x5a)
-                .collect();
+            let bytes: Vec<u8> = (0..n * 7 % 500 + 8).map(|m| (m * n % 256) as u8 ^ 0x5a).collect();
             let _ = client.write_all(&bytes);
             client
         })
         .collect();
     expect_answer(&setup.client());
-    assert_eq!(
-        setup.engine.log.connections(),
-        1,
-        "garbage never reaches the engine"
-    );
+    assert_eq!(setup.engine.log.connections(), 1, "garbage never reaches the engine");
     wait_until("all were refused", || setup.door.stats().refused == 300);
     drop(garbage);
     wait_until("all are gone", || setup.door.stats().open == 0);
@@ -74,12 +68,7 @@ fn a_handshake_has_a_deadline() {
     );
     let version = wire::VERSION.to_le_bytes();
     let almost = hello(&[Request::Leader]);
-    for half in [
-        &[][..],
-        &version[..3],
-        &version,
-        &almost[..almost.len() - 1],
-    ] {
+    for half in [&[][..], &version[..3], &version, &almost[..almost.len() - 1]] {
         let mut client = setup.client();
         client.write_all(half).unwrap();
         let taken = closed_after(&mut client);
@@ -174,9 +163,7 @@ fn memory_for_arriving_requests_has_a_limit() {
     }
     wait_until("some are refused", || setup.door.stats().refused > 0);
     let refused = clients.iter_mut().filter_map(|client| {
-        client
-            .set_read_timeout(Some(Duration::from_millis(300)))
-            .unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut answer = [0; 16];
         client.read_exact(&mut answer).ok().map(|()| answer)
     });
@@ -220,8 +207,7 @@ fn memory_of_a_request_that_never_ends_is_given_back() {
 fn a_panic_costs_one_connection() {
     let setup = Setup::new(Limits::default(), echo);
     let mut peer = setup.client();
-    peer.write_all(&hello(&[connect(13, "10.0.0.13:9001")]))
-        .unwrap();
+    peer.write_all(&hello(&[connect(13, "10.0.0.13:9001")])).unwrap();
     assert_eq!(read_to_end(&mut peer), b"");
     expect_answer(&setup.client());
 }
@@ -253,9 +239,7 @@ fn dialling_a_stuck_engine_ends_at_the_deadline() {
     let (listener, name) = unused_name();
     drop(listener);
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-    socket
-        .bind(&crate::net::local_address(&name).unwrap())
-        .unwrap();
+    socket.bind(&crate::net::local_address(&name).unwrap()).unwrap();
     socket.listen(0).unwrap();
     let (door, _) = open(&name, Limits::default());
     let _filler = door.dial(soon()).unwrap();
@@ -271,32 +255,23 @@ fn descriptors() -> usize {
 
 #[test]
 fn close_is_quick_and_leaves_nothing_behind() {
-    alone(
-        "tests::limits::close_is_quick_and_leaves_nothing_behind",
-        || {
-            let engine = Engine::start(echo);
-            let before = descriptors();
-            let (door, at) = open(&engine.name, Limits::default());
-            let clients: Vec<_> = (0..50).map(|_| client(at)).collect();
-            clients.iter().take(25).for_each(expect_answer);
-            let start = Instant::now();
-            door.close();
-            assert!(
-                start.elapsed() < Duration::from_millis(100),
-                "{:?}",
-                start.elapsed()
-            );
-            for mut client in clients {
-                assert_eq!(read_to_end(&mut client), b"");
-            }
-            wait_until("the engine's side is closed too", || {
-                engine.log.ended() == 25
-            });
-            drop(door);
-            wait_until("no descriptor is left", || descriptors() == before);
-            assert!(TcpStream::connect(at).is_err());
-        },
-    );
+    alone("tests::limits::close_is_quick_and_leaves_nothing_behind", || {
+        let engine = Engine::start(echo);
+        let before = descriptors();
+        let (door, at) = open(&engine.name, Limits::default());
+        let clients: Vec<_> = (0..50).map(|_| client(at)).collect();
+        clients.iter().take(25).for_each(expect_answer);
+        let start = Instant::now();
+        door.close();
+        assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+        for mut client in clients {
+            assert_eq!(read_to_end(&mut client), b"");
+        }
+        wait_until("the engine's side is closed too", || engine.log.ended() == 25);
+        drop(door);
+        wait_until("no descriptor is left", || descriptors() == before);
+        assert!(TcpStream::connect(at).is_err());
+    });
 }
 
 #[test]
@@ -371,9 +346,7 @@ fn door_thread() -> String {
     let tasks = fs::read_dir("/proc/self/task")
         .unwrap()
         .map(|task| task.unwrap().path());
-    let door = |path: &std::path::PathBuf| {
-        fs::read_to_string(path.join("comm")).unwrap().trim() == "dqlite-door"
-    };
+    let door = |path: &std::path::PathBuf| fs::read_to_string(path.join("comm")).unwrap().trim() == "dqlite-door";
     let task = tasks.into_iter().find(door).unwrap();
     task.join("stat").to_str().unwrap().to_owned()
 }

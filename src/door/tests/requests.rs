@@ -24,10 +24,7 @@ fn refused(bytes: &[u8], code: u64, says: &str) {
     client.write_all(bytes).unwrap();
     let start = Instant::now();
     let (got, message) = failure(&read_to_end(&mut client));
-    assert!(
-        start.elapsed() < Limits::default().linger / 2,
-        "the end comes at once"
-    );
+    assert!(start.elapsed() < Limits::default().linger / 2, "the end comes at once");
     assert_eq!(got, code, "{message}");
     assert!(message.contains(says), "{message}");
     assert_eq!(setup.engine.log.connections(), 0);
@@ -95,9 +92,7 @@ fn the_engine_hears_of_a_dribbled_request_only_when_it_is_whole() {
 fn pipelined_requests_pass_in_order() {
     let setup = setup();
     let mut client = setup.client();
-    let texts: Vec<String> = (0..500)
-        .map(|n| format!("SELECT {n}, '{}'", "x".repeat(n)))
-        .collect();
+    let texts: Vec<String> = (0..500).map(|n| format!("SELECT {n}, '{}'", "x".repeat(n))).collect();
     let requests: Vec<_> = texts
         .iter()
         .map(|text| Request::Prepare {
@@ -131,11 +126,7 @@ fn an_unknown_request_is_refused() {
 
 #[test]
 fn a_request_that_would_abort_the_engine_is_refused() {
-    refused(
-        &after_version(&raw(1, 18, 0, &9_u64.to_le_bytes())),
-        15,
-        "DESCRIBE",
-    );
+    refused(&after_version(&raw(1, 18, 0, &9_u64.to_le_bytes())), 15, "DESCRIBE");
 }
 
 #[test]
@@ -146,11 +137,7 @@ fn a_header_of_two_gib_or_more_is_refused_at_once() {
 
 #[test]
 fn a_first_request_longer_than_a_name_is_refused_at_once() {
-    refused(
-        &after_version(&raw(1 << 14, 4, 0, &[])),
-        18,
-        "at most 65536",
-    );
+    refused(&after_version(&raw(1 << 14, 4, 0, &[])), 18, "at most 65536");
 }
 
 #[test]
@@ -166,15 +153,9 @@ fn a_request_over_the_limit_is_refused_at_once() {
     let sent = hello(&[Request::Leader]);
     client.write_all(&sent).unwrap();
     client.read_exact(&mut vec![0; sent.len()]).unwrap();
-    client
-        .write_all(&raw((1 << 17) + 1, 4, 0, &[1; 100]))
-        .unwrap();
+    client.write_all(&raw((1 << 17) + 1, 4, 0, &[1; 100])).unwrap();
     let (code, message) = failure(&read_to_end(&mut client));
-    assert_eq!(
-        (code, message.contains("1048584 bytes")),
-        (18, true),
-        "{message}"
-    );
+    assert_eq!((code, message.contains("1048584 bytes")), (18, true), "{message}");
 }
 
 #[test]
@@ -197,10 +178,7 @@ fn a_link_passes_only_if_the_node_expects_it() {
         client.write_all(&hello(&[connect(id, address)])).unwrap();
         assert_eq!(read_to_end(&mut client), b"");
     }
-    assert_eq!(
-        (setup.engine.log.connections(), setup.door.stats().refused),
-        (0, 2)
-    );
+    assert_eq!((setup.engine.log.connections(), setup.door.stats().refused), (0, 2));
 
     let mut peer = setup.client();
     let sent = hello(&[connect(7, "10.0.0.7:9001")]);
@@ -254,9 +232,7 @@ fn the_end_of_a_link_is_told_once_and_at_once() {
         assert_eq!(told.recv_timeout(PATIENCE / 2), Ok(7));
     }
     engine.log.blocked.store(true, Ordering::SeqCst);
-    wait_until("all is over", || {
-        engine.log.ended() == 3 && door.stats().open == 0
-    });
+    wait_until("all is over", || engine.log.ended() == 3 && door.stats().open == 0);
     assert_eq!(told.try_recv(), Err(TryRecvError::Empty));
 }
 
@@ -267,15 +243,9 @@ fn a_later_connect_is_refused() {
     let sent = hello(&[Request::Leader]);
     client.write_all(&sent).unwrap();
     client.read_exact(&mut vec![0; sent.len()]).unwrap();
-    client
-        .write_all(&frames(&[connect(7, "10.0.0.7:9001")]))
-        .unwrap();
+    client.write_all(&frames(&[connect(7, "10.0.0.7:9001")])).unwrap();
     let (code, message) = failure(&read_to_end(&mut client));
-    assert_eq!(
-        (code, message.starts_with("CONNECT")),
-        (1005, true),
-        "{message}"
-    );
+    assert_eq!((code, message.starts_with("CONNECT")), (1005, true), "{message}");
     assert_eq!(*setup.engine.log.received.lock(), sent);
 }
 
@@ -297,24 +267,16 @@ fn a_refusal_never_overtakes_an_answer() {
     let setup = Setup::new(Limits::default(), late);
     let mut client = setup.client();
     let good = hello(&[Request::Leader]);
-    client
-        .write_all(&[good.clone(), raw(0, 0, 0, &[])].concat())
-        .unwrap();
+    client.write_all(&[good.clone(), raw(0, 0, 0, &[])].concat()).unwrap();
     wait_until("the request is there", || {
         setup.engine.log.blocked.load(Ordering::SeqCst)
     });
-    wait_until("the second one is refused", || {
-        setup.door.stats().refused == 1
-    });
+    wait_until("the second one is refused", || setup.door.stats().refused == 1);
     setup.engine.log.blocked.store(false, Ordering::SeqCst);
     let all = read_to_end(&mut client);
     assert_eq!(all[..good.len()], good);
     assert_eq!(failure(&all[good.len()..]).0, 1005);
-    assert_eq!(
-        *setup.engine.log.received.lock(),
-        b"",
-        "nothing of the refused one"
-    );
+    assert_eq!(*setup.engine.log.received.lock(), b"", "nothing of the refused one");
 }
 
 #[test]
@@ -338,9 +300,7 @@ fn a_client_that_sends_no_more_still_gets_its_answer() {
 fn the_failure_arrives_although_the_client_goes_on_sending() {
     let setup = setup();
     let mut client = setup.client();
-    client
-        .write_all(&after_version(&raw(u32::MAX, 8, 0, &[])))
-        .unwrap();
+    client.write_all(&after_version(&raw(u32::MAX, 8, 0, &[]))).unwrap();
     let _ = client.write_all(&vec![7; 2_000_000]);
     assert_eq!(failure(&read_to_end(&mut client)).0, 1005);
 }
