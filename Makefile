@@ -26,7 +26,7 @@ asan: setup ## build with the address sanitizer over Rust and C, and run the C t
 	scripts/asan
 
 peer-test: lib ## against go-dqlite 2.0 in a Debian 13 chroot (root only, minutes to set up the first time)
-	scripts/peer-test
+	tests/interop/peer-test
 
 setup: ## get what is missing: packages (as root), the engine's sources, crates, a Python environment
 	@scripts/setup

@@ -957,7 +957,7 @@ int dqlitepy_statement_bind_time(dqlitepy_handle statement, int index, int64_t s
 /**
  * Binds all parameters in one call.
  *
- * `values` are `count` values, as many as the statement has parameters (DQLITEPY_INVALID otherwise); their bytes are
+ * `values` are `count` values, as many as the statement has parameters, else DQLITEPY_INVALID; their bytes are
  * copied. If one is refused none is bound. DQLITEPY_UNIXTIME stands for what dqlitepy_statement_bind_time binds,
  * DQLITEPY_ISO8601 for a text. The rest is as for the functions that bind one. Since 0.2.0.
  */

@@ -2,12 +2,15 @@
  * never started leaves no file behind. */
 #include "check.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -232,7 +235,14 @@ static void host_names(void)
 	char address[60];
 	dqlitepy_handle node = 0;
 	node_is_refused("no-such-host.invalid:9001", path_in_test_dir("a"), DQLITEPY_INVALID, "no-such-host.invalid");
-	snprintf(address, sizeof address, "localhost:%d", 30000 + (int)(getpid() % 10000));
+	/* "localhost" stands for 127.0.0.1 here, where the ports of other tests are; the kernel knows a free one. */
+	struct sockaddr_in free_place = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t length = sizeof free_place;
+	int probe = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK_INT(bind(probe, (struct sockaddr *)&free_place, length), 0);
+	CHECK_INT(getsockname(probe, (struct sockaddr *)&free_place, &length), 0);
+	close(probe);
+	snprintf(address, sizeof address, "localhost:%d", ntohs(free_place.sin_port));
 	double start = now();
 	int rc = dqlitepy_node_create(1, address, path_in_test_dir("b"), &node);
 	if (rc == 0)

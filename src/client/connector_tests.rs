@@ -107,11 +107,7 @@ fn the_last_leader_is_asked_first_and_alone() {
     fake.world().leader = 2;
     let began = Instant::now();
     assert_eq!(found(&connector, soon()), fake.address(2), "it hangs");
-    assert!(
-        began.elapsed() < limits::QUICK + SLACK,
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < limits::QUICK + SLACK, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -193,10 +189,7 @@ fn more_addresses_than_are_asked_at_a_time() {
     assert_eq!(found(&connector(&addresses), soon()), fake.address(1));
     fake.world().leader = 0;
     let error = failed(&connector(&addresses), 1500);
-    assert_eq!(
-        error.message().matches(": connecting to").count(),
-        3 * limits::PROBES
-    );
+    assert_eq!(error.message().matches(": connecting to").count(), 3 * limits::PROBES);
 }
 
 /// The node of this process, which the fake plays.

@@ -307,8 +307,10 @@ pub extern "C" fn dqlitepy_session_interrupt(session: dqlitepy_handle) -> c_int 
 /// DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_set_timeout(session: dqlitepy_handle, msecs: c_uint) -> c_int {
-    let time = Duration::from_millis(msecs.into());
-    guard(|| self::session(session, |session| session.set_timeout(time)))
+    guard(|| {
+        let time = Duration::from_millis(msecs.into());
+        self::session(session, |session| session.set_timeout(time))
+    })
 }
 
 /// Sets how long a statement outside a transaction, or the begin of one, is tried again while other sessions keep the
@@ -318,8 +320,10 @@ pub extern "C" fn dqlitepy_session_set_timeout(session: dqlitepy_handle, msecs: 
 /// Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_set_busy_timeout(session: dqlitepy_handle, msecs: c_uint) -> c_int {
-    let time = Duration::from_millis(msecs.into());
-    guard(|| self::session(session, |session| session.set_busy_timeout(time)))
+    guard(|| {
+        let time = Duration::from_millis(msecs.into());
+        self::session(session, |session| session.set_busy_timeout(time))
+    })
 }
 
 /// The address of the leader that the session is connected to; connects first if it is not.

@@ -134,7 +134,7 @@ impl Stream {
         Ok(Self::new(socket.into(), false))
     }
 
-    /// Takes over a connection in blocking mode, as [`crate::door::Door::dial`] returns it.
+    /// Takes over a connection in blocking mode, as the door gives it.
     pub(crate) fn from_unix(stream: UnixStream) -> Self {
         Self::new(stream.into(), false)
     }

@@ -123,7 +123,10 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
     let mut fresh = true;
     loop {
         let Some(node) = instance.upgrade() else { return };
-        if duties.joined() {
+        if node.watch().check().is_err() {
+            // Whoever is connected from outside would wait for an engine that does not answer any more.
+            node.close_door();
+        } else if duties.joined() {
             look_after(&node, &mut known);
         } else {
             duties.set_joined(join::attempt(&node, fresh));

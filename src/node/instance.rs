@@ -272,6 +272,13 @@ impl Instance {
         Ok(Conn::new(Stream::from_unix(self.core()?.door.dial(deadline)?)))
     }
 
+    /// Nobody gets in from outside any more.
+    pub(crate) fn close_door(&self) {
+        if let Ok(core) = self.core() {
+            core.door.close();
+        }
+    }
+
     /// Gives up a history of its own that holds nothing, so that the node can be added to another cluster, whose members
     /// are `peers`. A crash at any point is made good by the next start.
     pub(crate) fn rejoin(&self, peers: &[Entry]) -> Result<()> {

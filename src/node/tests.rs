@@ -126,6 +126,10 @@ fn an_assertion_loses_one_node_and_nothing_else() {
     other.exec("INSERT INTO t VALUES (3)").unwrap();
     assert_eq!(rows(&other, "SELECT a FROM t"), r#"[{"a":3}]"#);
 
+    // Remote clients must not wait for a node that is lost.
+    let address = instance(&victim).me().address.clone();
+    wait_until("closing the door", || TcpStream::connect(&address).is_err());
+
     victim.stop().unwrap();
     victim.start().unwrap();
     victim.open_db("test.db").unwrap();

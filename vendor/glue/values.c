@@ -56,20 +56,29 @@ int glue_column_type(sqlite3_stmt *stmt, int column)
  */
 enum { PAGES_PER_PART = 16 };
 
-static __thread bool part_is_empty;
+static __thread struct {
+	bool is_empty;
+	size_t row_header; /* bytes that tell the types of a row, half a byte for each column */
+} part;
 
 int glue_part_begins(sqlite3_stmt *stmt);
 int glue_part_begins(sqlite3_stmt *stmt)
 {
-	part_is_empty = true;
-	return sqlite3_column_count(stmt);
+	int columns = sqlite3_column_count(stmt);
+	part.is_empty = true;
+	part.row_header = ((size_t)columns + 15) / 16 * 8;
+	return columns;
 }
 
 size_t glue_part_fill(struct buffer *buffer);
 size_t glue_part_fill(struct buffer *buffer)
 {
-	if (part_is_empty) {
-		part_is_empty = false;
+	/* The engine clears the header of a row before it makes room for it, and so writes behind its buffer. */
+	if (buffer__advance(buffer, part.row_header) != NULL) {
+		buffer->offset -= part.row_header;
+	}
+	if (part.is_empty) {
+		part.is_empty = false;
 		return 0;
 	}
 	return buffer__offset(buffer) / PAGES_PER_PART;
