@@ -469,6 +469,11 @@ class Cluster:
         wait_until(ask, seconds, lambda: str(replies[0]))
         return {member["id"]: (member["address"], member["role"]) for member in replies[0].value}
 
+    def note(self, text):
+        """A line of the controller between those of the nodes' logs."""
+        with open(self.work / "notes.log", "a") as notes:
+            notes.write(f"{time.monotonic():.3f} {text}\n")
+
     def write(self, node, kind="rows", **settings):
         """A writer in the node's process; its name. A name is used once, so that its records have a file of their own."""
         name = f"{node.label}-{kind}-{next(self.writers)}"

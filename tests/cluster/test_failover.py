@@ -50,6 +50,7 @@ def trouble(cluster, name):
 def measure(cluster, writers, leader, fault):
     """Seconds from the fault to the next acknowledged write: anywhere, and through the slowest of the survivors."""
     began = time.monotonic()
+    cluster.note(f"fault on {leader}")
     fault(leader)
     survivors = [name for node, name in writers.items() if node is not leader]
     ends = [wait_for_write(cluster, name, began) - began for name in survivors]
@@ -60,6 +61,8 @@ def report(capsys, what, gaps):
     first, last = [gap[0] for gap in gaps], [gap[1] for gap in gaps]
     text = f"{what}, {len(gaps)} rounds: next write after median {statistics.median(first):.3f} s, max {max(first):.3f} s"
     text += f"; on all survivors median {statistics.median(last):.3f} s, max {max(last):.3f} s"
+    slowest = sorted(((gap, round) for round, gap in enumerate(last)), reverse=True)[:5]
+    text += "; slowest " + ", ".join(f"{gap:.2f} (round {round})" for gap, round in slowest)
     with capsys.disabled():
         print(f"\n{text}")
     return statistics.median(last), max(last)

@@ -395,11 +395,9 @@ def keep_log(path):
     if not hasattr(LIBRARY, "dqlitepy_set_log_callback"):
         return None
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    start = time.monotonic()
-
     @LOG_CALLBACK
     def told(_, level, message):
-        os.write(file, f"{start:.0f}+{time.monotonic() - start:.3f} {'?DIWE'[level]} {message.decode()}\n".encode())
+        os.write(file, f"{time.monotonic():.3f} {'?DIWE'[level]} {message.decode()}\n".encode())
 
     check(declare("set_log_callback", LOG_CALLBACK, c_void_p)(told, None))
     return told
