@@ -361,7 +361,7 @@ fn a_node_that_waits_to_join_admits_only_whom_it_was_told_of() {
     let waiting = Node::new(7, &own, dir.path(), list).unwrap();
     std::thread::scope(|scope| {
         let start = scope.spawn(|| waiting.start());
-        wait_until("listening", || TcpStream::connect(&own).is_ok());
+        wait_until("running", || waiting.running().is_ok());
         assert!(!is_admitted(&waiting));
         waiting.stop().unwrap();
         assert_eq!(start.join().unwrap().unwrap_err().kind(), Kind::Shutdown);
