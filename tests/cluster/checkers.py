@@ -141,12 +141,33 @@ class Event:
         return f"{what[self.kind]}{outcome} [{self.began:.4f}..{self.ended:.4f}] {self.label}"
 
 
+@dataclass
+class Fault:
+    """The first event that no order explains, and what the register could have held then."""
+
+    event: Event
+    values: set
+    events: list
+
+    @property
+    def stale(self):
+        """Whether it is a read of what was right once: a leader that was replaced and does not know it yet."""
+        earlier = {None} | {other.new for other in self.events if other.began < self.event.ended}
+        return self.event.kind == "read" and self.event.result in earlier
+
+    def __str__(self):
+        event = self.event
+        around = [str(other) for other in self.events if other.began < event.ended and other.ended > event.began]
+        values = sorted(str(value) for value in self.values)
+        return f"no order explains {event}; the value could be {values}; at the same time: {around}"
+
+
 class TooHard(Exception):
     """More possibilities than can be looked at."""
 
 
 def linearizable(events, initial=None, limit=200_000):
-    """None if one order of the events explains them, each at one moment between its begin and its end; else why not.
+    """None if one order of the events explains them, each at one moment between its begin and its end; else the Fault.
 
     Wing and Gong's search in the order of time, as Lowe does it: what is kept are the possibilities (value, what of the
     open operations took effect), and an operation is placed only when its end forces it. Operations without an end may
@@ -183,9 +204,7 @@ def linearizable(events, initial=None, limit=200_000):
                     seen.add(successor)
                     work.append(successor)
         if not after:
-            values = sorted({str(state) for state, _, _ in possible})
-            around = [str(other) for other in events if other.began < event.ended and other.ended > event.began]
-            return f"no order explains {event}; the value could be {values}; at the same time: {around}"
+            return Fault(event, {state for state, _, _ in possible}, events)
         open_events.discard(number)
         possible = fewest(after)
     return None
@@ -230,10 +249,14 @@ def check_registers(operations):
     """What is wrong with the registers, as texts."""
     wrong = []
     for register, events in sorted(register_events(operations).items()):
+        where = f"register {register} with {len(events)} operations"
         try:
-            fault = linearizable(events)
+            # After a stale read the rest still has to be in order.
+            while (fault := linearizable(events)) and fault.stale:
+                wrong.append(f"stale read: {where}: {fault}")
+                events = [event for event in events if event is not fault.event]
         except TooHard as reason:
             fault = f"undecided: {reason}"
         if fault:
-            wrong.append(f"register {register} with {len(events)} operations: {fault}")
+            wrong.append(f"{where}: {fault}")
     return wrong

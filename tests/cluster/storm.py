@@ -111,7 +111,9 @@ class Storm:
             self.wait(fault.after)
             rng = random.Random(fault.dice)
             victims = self.choose(fault.name, rng)
-            self.say(f"{time.monotonic() - self.epoch:7.2f} s: {fault.name} {[node.number for node in victims]} {fault.lasts:.2f} s")
+            what = f"{fault.name} {[node.number for node in victims]} {fault.lasts:.2f} s"
+            self.cluster.note(what)
+            self.say(f"{time.monotonic() - self.epoch:7.2f} s: {what}")
             self.faults[fault.name] += 1
             getattr(self, "do_" + fault.name.split()[0])(fault, victims, rng)
 
