@@ -3,7 +3,7 @@ CARGO := scripts/cargo
 
 # Recipes of one run share target/ and ports, so they follow one another; cargo and cc use all processors by themselves.
 .NOTPARALLEL:
-.PHONY: all lib static header demo test asan peer-test setup fmt clean distclean help
+.PHONY: all lib static header demo test asan cluster-test storm peer-test setup fmt clean distclean help
 
 all: lib ## the shared library (default)
 
@@ -24,6 +24,12 @@ test: setup ## everything that must hold: Rust, C, Python
 
 asan: setup ## build with the address sanitizer over Rust and C, and run the C tests on it
 	scripts/asan
+
+cluster-test: lib ## clusters in network namespaces: joins, failover, faults (root only, some ten minutes)
+	build/venv/bin/python -m pytest -q tests/cluster
+
+storm: lib ## writers under kills, pauses and partitions, with checkers; STORM="--seconds 3600 --seed 7"
+	build/venv/bin/python tests/cluster/storm.py $(STORM)
 
 peer-test: lib ## against go-dqlite 2.0 in a Debian 13 chroot (root only, minutes to set up the first time)
 	tests/interop/peer-test

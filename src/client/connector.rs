@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::client::conn::{Broken, Conn};
+use crate::client::members::members;
 use crate::client::search::Search;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -124,12 +125,27 @@ impl Ways {
         let deadline = deadline.min(Instant::now() + limit);
         let mut conn = self.dial(address, deadline)?;
         let (id, leader) = who_leads(&mut conn, deadline)?;
-        Ok(match leader.as_str() {
-            "" => Answer::Unknown(conn),
-            _ if id == 0 => Answer::Unknown(conn),
-            leads if leads == address => Answer::Leads(conn),
-            _ => Answer::Follows(conn, leader),
-        })
+        match leader.as_str() {
+            "" => Ok(Answer::Unknown(conn)),
+            _ if id == 0 => Ok(Answer::Unknown(conn)),
+            leads if leads == address => self.check_ours(conn, address, deadline).map(Answer::Leads),
+            _ => Ok(Answer::Follows(conn, leader)),
+        }
+    }
+
+    /// A node of this process has data in one cluster only. At the address of a member that lost everything another one
+    /// may have been founded, and what is written there would be written to the wrong place.
+    fn check_ours(&self, mut leader: Conn, address: &str, deadline: Instant) -> Result<Conn> {
+        if let Some(local) = self.local.as_ref().filter(|local| local.address() != address) {
+            let its_members = members(&mut leader, deadline)?;
+            if its_members.iter().all(|member| member.address != local.address()) {
+                return Err(Error::internal(format!(
+                    "leads a cluster to which {} does not belong",
+                    local.address()
+                )));
+            }
+        }
+        Ok(leader)
     }
 }
 

@@ -161,7 +161,7 @@ fn strangers_and_the_silent_are_named() {
     let text = error.message();
     assert!(!text.contains("voters answered"), "{text}");
     assert!(
-        text.contains(&format!("{}: knows no leader and no members", fake.address(1))),
+        text.contains(&format!("{}: knows neither leader nor members", fake.address(1))),
         "{text}"
     );
     assert!(text.contains(&format!("{}: the node", fake.address(2))), "{text}");
@@ -233,6 +233,26 @@ fn the_node_of_this_process_is_asked_before_all_others() {
     let mut asked: Vec<u64> = fake.world().asked.keys().copied().collect();
     asked.sort_unstable();
     assert_eq!(asked, [1, 2]);
+}
+
+/// A member that lost everything and founded a cluster anew.
+#[test]
+fn a_leader_of_another_cluster_is_none() {
+    let fake = Fake::new("VVV");
+    fake.fault(1, Fault::Elsewhere);
+    let error = at(&fake, 2, false).leader(Instant::now() + SLACK).err().unwrap();
+    let reason = format!(
+        "{}: leads a cluster to which {} does not belong",
+        fake.address(1),
+        fake.address(2)
+    );
+    assert!(error.message().contains(&reason), "{error}");
+    thread::scope(|scope| {
+        let search = scope.spawn(|| found(&at(&fake, 2, false), soon()));
+        thread::sleep(Duration::from_millis(100));
+        fake.world().leader = 3;
+        assert_eq!(search.join().unwrap(), fake.address(3));
+    });
 }
 
 #[test]

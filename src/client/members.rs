@@ -104,6 +104,11 @@ impl Client {
             change::add(&self.connector, id, &address, deadline)?;
         }
         let _ = take_role(&self.connector, id, targets, deadline);
+        // go-dqlite leaves the second node of a cluster without data, because two voters tolerate no more failures than one.
+        // But whoever lists two nodes wants the data on both.
+        if self.members(deadline)?.len() == 2 {
+            let _ = change::assign(&self.connector, id, Role::Voter, deadline);
+        }
         Ok(())
     }
 

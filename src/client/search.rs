@@ -96,17 +96,19 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Whoever has waited longest first, so that many addresses do not keep each other from being asked at all.
     fn ask_those_due(&mut self) {
-        for index in 0..self.candidates.len() {
-            if self.asked == limits::PROBES {
+        while self.asked < limits::PROBES {
+            let waiting = self.candidates.iter().enumerate();
+            let longest = waiting
+                .filter_map(|(index, candidate)| Some((candidate.due?, index)))
+                .min();
+            let Some((_, index)) = longest.filter(|(due, _)| *due <= Instant::now()) else {
                 return;
-            }
-            let candidate = &mut self.candidates[index];
-            if candidate.due.is_some_and(|due| due <= Instant::now()) {
-                candidate.due = None;
-                self.asked += 1;
-                self.ask(index);
-            }
+            };
+            self.candidates[index].due = None;
+            self.asked += 1;
+            self.ask(index);
         }
     }
 
@@ -148,6 +150,10 @@ impl<'a> Search<'a> {
         let due = Instant::now() + pause(self.began.elapsed());
         let candidate = &mut self.candidates[from];
         candidate.due = Some(due);
+        if candidate.why.is_some() && denial.why.kind() == Kind::Timeout && Instant::now() >= self.deadline {
+            // What it said before tells more than that there was no time left to say it again.
+            return;
+        }
         candidate.answered = denial.members.is_some();
         candidate.why = Some(denial.why);
         let voters: Vec<String> = denial
@@ -239,24 +245,22 @@ fn question(ways: &Ways, address: &str, over: &AtomicBool, deadline: Instant) ->
         Ok(Answer::Unknown(conn)) => (conn, None),
         Err(why) => return Err(Denial::silent(why)),
     };
-    let known = match over.load(Ordering::Relaxed) {
-        true => Vec::new(),
-        false => members(&mut conn, deadline.min(Instant::now() + limits::PROBE)).unwrap_or_default(),
-    };
-    let role = known
-        .iter()
-        .find(|member| member.address == address)
-        .map(|member| member.role);
-    let why = match (&leader, role) {
+    let limit = deadline.min(Instant::now() + limits::PROBE);
+    let asked = (!over.load(Ordering::Relaxed)).then(|| members(&mut conn, limit).ok());
+    let known = asked.flatten();
+    let has_vote = |list: &Vec<Member>| list.iter().any(|it| it.address == address && it.role == Role::Voter);
+    let why = match (&leader, &known) {
         (Some(leader), _) => format!("says {leader} leads"),
-        (None, Some(Role::StandBy | Role::Spare)) => "has no vote, and so does not know who leads".to_owned(),
-        (None, None) if known.is_empty() => "knows no leader and no members; it may wait to be added".to_owned(),
+        (None, Some(list)) if list.is_empty() => {
+            "knows neither leader nor members, like a spare, or a node that waits to be added".to_owned()
+        }
+        (None, Some(list)) if !has_vote(list) => "has no vote, and so does not know who leads".to_owned(),
         (None, _) => "knows no leader".to_owned(),
     };
     Err(Denial {
         why: Error::internal(why),
         leader,
-        members: Some(known),
+        members: Some(known.unwrap_or_default()),
     })
 }
 

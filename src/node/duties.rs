@@ -68,7 +68,13 @@ impl Duties {
     pub(crate) fn wait_joined(&self, deadline: Instant) -> Result<()> {
         let mut state = self.state.lock();
         while let Some(reason) = &state.unjoined {
-            if state.stopping || final_word(reason) {
+            if state.stopping {
+                return Err(Error::new(
+                    Kind::Shutdown,
+                    format!("the node was stopped while it waited to join: {}", reason.message()),
+                ));
+            }
+            if final_word(reason) {
                 return Err(reason.clone());
             }
             if self.changed.wait_until(&mut state, deadline).timed_out() {

@@ -169,7 +169,7 @@ impl Instance {
         })?;
         let engine = Arc::new(engine);
         let held = [engine.lock_fd(), listener.as_raw_fd()].map(NotForChildren::new);
-        let door = match open_door(listener, &engine) {
+        let door = match self.open_door(listener, &engine) {
             Ok(door) => door,
             Err(error) => {
                 let _ = engine.stop();
@@ -182,6 +182,37 @@ impl Instance {
             _not_for_children: held,
         }));
         Ok(())
+    }
+
+    /// The door admits as raft peers only members, and tells the engine when a peer's link ends.
+    fn open_door(&self, listener: TcpListener, engine: &Arc<Engine>) -> Result<Door> {
+        let socket = engine.socket().to_owned();
+        let (watch, config) = (Arc::clone(&self.watch), self.config.clone());
+        let admit = move |id: u64, address: &str| {
+            let deadline = Instant::now() + ASK_ENGINE;
+            let asked =
+                Stream::connect_local(&socket, deadline).and_then(|stream| members(&mut Conn::new(stream), deadline));
+            match asked.as_deref() {
+                // A node that belongs to no cluster yet waits for the leader of the one that it was told to join.
+                Ok([]) => watch.peers(&config).iter().any(|peer| peer.to_string() == address),
+                Ok(members) => members
+                    .iter()
+                    .any(|member| member.id == id && member.address == address),
+                Err(_) => false,
+            }
+        };
+        let engine_of_links = Arc::downgrade(engine);
+        let options = door::Options {
+            upstream: engine.socket().to_owned(),
+            limits: door::Limits::default(),
+            admit: Box::new(admit),
+            link_ended: Box::new(move |peer| {
+                if let Some(engine) = engine_of_links.upgrade() {
+                    engine.link_lost(peer);
+                }
+            }),
+        };
+        Door::open(listener, options)
     }
 
     pub(crate) fn me(&self) -> &Entry {
@@ -422,33 +453,4 @@ fn listen(config: &Config, known: Option<&Entry>) -> Result<(TcpListener, Addres
         address = address.with_port(bound.port());
     }
     Ok((listener, bind.with_port(bound.port()), address.to_string()))
-}
-
-/// The door admits as raft peers only members, and tells the engine when a peer's link ends.
-fn open_door(listener: TcpListener, engine: &Arc<Engine>) -> Result<Door> {
-    let socket = engine.socket().to_owned();
-    let admit = move |id: u64, address: &str| {
-        let deadline = Instant::now() + ASK_ENGINE;
-        let asked =
-            Stream::connect_local(&socket, deadline).and_then(|stream| members(&mut Conn::new(stream), deadline));
-        // A node that belongs to no cluster yet waits to be added, by a leader that it does not know.
-        asked.is_ok_and(|members| {
-            members.is_empty()
-                || members
-                    .iter()
-                    .any(|member| member.id == id && member.address == address)
-        })
-    };
-    let engine_of_links = Arc::downgrade(engine);
-    let options = door::Options {
-        upstream: engine.socket().to_owned(),
-        limits: door::Limits::default(),
-        admit: Box::new(admit),
-        link_ended: Box::new(move |peer| {
-            if let Some(engine) = engine_of_links.upgrade() {
-                engine.link_lost(peer);
-            }
-        }),
-    };
-    Door::open(listener, options)
 }

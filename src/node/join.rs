@@ -25,6 +25,8 @@ pub(crate) fn attempt(node: &Instance, fresh: bool) -> Result<()> {
     }
     let client = Client::new(peers).with_timeout(ATTEMPT);
     let members = client.cluster()?;
+    // Whoever leads them will open a link to this node, and may not be in the list that it was started with.
+    node.watch().learn(&members.iter().map(entry).collect::<Vec<_>>());
     // In the list before anything of it was in the directory: this node was a member once and has lost what it
     // acknowledged then. Going on under the same entry could undo what a majority agreed on.
     if fresh && node.watch().is_new() && members.iter().any(|member| is(member, node)) {
