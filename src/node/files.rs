@@ -116,8 +116,25 @@ pub(crate) fn has_raft_state(dir: &Path) -> Result<bool> {
     Ok(list(dir)?.iter().any(|name| is_raft_file(name)))
 }
 
-fn is_raft_file(name: &str) -> bool {
+/// Whether there is a log or a snapshot. Metadata alone is what an interrupted founding leaves, or a spare has.
+pub(crate) fn has_raft_log(dir: &Path) -> Result<bool> {
+    Ok(list(dir)?.iter().any(|name| is_raft_file(name) && !is_metadata(name)))
+}
+
+/// Removes what a founding left that was interrupted before its log; with it there, the engine refuses to begin again.
+pub(crate) fn remove_lone_metadata(dir: &Path) -> Result<()> {
+    if has_raft_state(dir)? && !has_raft_log(dir)? {
+        return remove_raft_state(dir);
+    }
+    Ok(())
+}
+
+fn is_metadata(name: &str) -> bool {
     matches!(name, "metadata1" | "metadata2")
+}
+
+fn is_raft_file(name: &str) -> bool {
+    is_metadata(name)
         || name.starts_with("open-")
         || name.starts_with("snapshot-")
         || name

@@ -128,6 +128,9 @@ impl Instance {
             // The crash came between the decision and the removal.
             files::remove_raft_state(&dir).map_err(early)?;
         }
+        if plan == Plan::Bootstrap {
+            files::remove_lone_metadata(&dir).map_err(early)?;
+        }
         let watch = Arc::new(Watch::new(dir.clone(), me.clone(), plan));
         let place = me.address.clone();
         let instance = Self {

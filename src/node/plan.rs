@@ -38,7 +38,9 @@ impl Plan {
             Some(Join::Pending) => return Ok(Self::Join),
             None => {}
         }
-        if files::has_raft_state(&config.dir)? {
+        // Without a log, a node that knows other members is a spare of theirs; any other one was founding when it ended.
+        let spare = files::has_raft_state(&config.dir)? && files::load_cluster(&config.dir).len() > 1;
+        if spare || files::has_raft_log(&config.dir)? {
             return Ok(Self::Restart);
         }
         Ok(Self::for_new(config, address))

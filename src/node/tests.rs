@@ -204,6 +204,26 @@ fn any_id_bootstraps_and_info_decides_afterwards() {
 }
 
 #[test]
+fn an_interrupted_founding_is_taken_up_again() {
+    let (dir, address) = (Dir::new("founding"), free_address());
+    let node = node(7, &address, &dir);
+    node.start().unwrap();
+    node.stop().unwrap();
+    // As if the process had been killed between the engine's first file and its second.
+    for name in dir
+        .names()
+        .iter()
+        .filter(|name| name.starts_with("0000") || name.starts_with("open-"))
+    {
+        std::fs::remove_file(dir.0.join(name)).unwrap();
+    }
+    assert!(dir.names().contains(&"metadata1".to_owned()));
+    node.start().unwrap();
+    node.open_db("test.db").unwrap();
+    node.exec("CREATE TABLE t(a)").unwrap();
+}
+
+#[test]
 fn port_zero_is_remembered() {
     let dir = Dir::new("port");
     let first = node(7, "127.0.0.1:0", &dir);
