@@ -25,6 +25,9 @@
 /* A first pause, so that the survivors do not all stand for election at once; then how often to try again. */
 enum { FIRST_PAUSE_MS = 60, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, ATTEMPTS = 100 };
 
+/* How long what a leader had sent before its link ended may still make this node follow it. */
+enum { LAST_WORDS_MS = 300 };
+
 enum wish { INSPECT, LINK_LOST, LINK_OPENED };
 
 struct request {
@@ -54,6 +57,8 @@ struct glue_loop {
 	bool closing;
 	uv_async_t signal;
 	uv_timer_t election;
+	raft_id lost_leader;
+	raft_time lost_at;
 	unsigned attempts; /* left */
 };
 
@@ -85,6 +90,11 @@ static void stand_for_election(uv_timer_t *timer)
 	struct glue_loop *loop = timer->data;
 	struct raft *raft = &loop->engine->raft;
 	bool follows = raft->state == RAFT_FOLLOWER;
+	if (follows && raft->follower_state.current_leader.id == loop->lost_leader &&
+	    raft->io->time(raft->io) - loop->lost_at < LAST_WORDS_MS) {
+		/* Its last message was still under way when its link ended. */
+		raft->follower_state.current_leader.id = 0;
+	}
 	bool decided = raft->state == RAFT_LEADER || raft->state == RAFT_UNAVAILABLE ||
 		       (follows && raft->follower_state.current_leader.id != 0);
 	if (decided || !is_voter(raft) || loop->attempts-- == 0) {
@@ -112,6 +122,8 @@ static void link_lost(struct glue_loop *loop, uint64_t peer)
 	}
 	/* A node that believes in a leader refuses the pre-votes of the others. */
 	raft->follower_state.current_leader.id = 0;
+	loop->lost_leader = peer;
+	loop->lost_at = raft->io->time(raft->io);
 	loop->attempts = ATTEMPTS;
 	uv_timer_start(&loop->election, stand_for_election, random_below(raft, FIRST_PAUSE_MS), 0);
 }
