@@ -1,5 +1,6 @@
 //! A database as one handle sees it: sessions, transactions, statements, and what may be sent twice.
 
+mod attempt;
 mod cache;
 mod failed;
 mod part;

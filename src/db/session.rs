@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::client::{Broken, Conn, Connector};
-use crate::db::cache::{Cache, Prepared};
-use crate::db::failed::{self, Failed, code, ended, failure, not_run, refused, senseless};
+use crate::db::cache::Cache;
+use crate::db::failed::{self, Failed, code, failure};
 use crate::db::part::Part;
 use crate::db::patience::Patience;
 use crate::db::sql::{Kind as Sql, Statement};
@@ -17,7 +17,7 @@ use crate::db::transaction::Transaction;
 use crate::db::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::wire::{End, Params, Request, Response, Rows, Value};
+use crate::wire::{Params, Request, Response, Rows, Value};
 
 /// Between being told "not leader" by the leader and asking again: a transfer of leadership is under way.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
@@ -36,16 +36,16 @@ pub(crate) type Sink<'a> = &'a mut dyn FnMut(&mut Rows<'_>) -> Result<()>;
 pub(super) type Sets<'a, 'b> = &'a mut dyn Iterator<Item = Vec<Value<'b>>>;
 
 /// What an attempt to run a statement gives.
-type Attempt<T> = std::result::Result<T, Failed>;
+pub(super) type Attempt<T> = std::result::Result<T, Failed>;
 
 pub(crate) struct Session {
     connector: Arc<Connector>,
     database: String,
-    conn: Option<Conn>,
+    pub(super) conn: Option<Conn>,
     /// Where the connection leads to.
     address: String,
     /// What is prepared on the connection.
-    cache: Cache,
+    pub(super) cache: Cache,
     /// The connection has what a new one would not: temporary objects, settings.
     tainted: bool,
     transaction: Transaction,
@@ -388,284 +388,9 @@ impl Session {
         }
     }
 
-    fn exec_sql(&mut self, statement: &Statement<'_>, deadline: Instant) -> Attempt<Changes> {
-        let request = Request::ExecSql {
-            db: 0,
-            sql: statement.text.as_bytes(),
-            params: Params::NONE,
-        };
-        let response = self
-            .conn()?
-            .call(&request, deadline)
-            .map_err(|broken| ended(statement, broken))?;
-        changes(&response, statement, "EXEC_SQL")
-    }
-
-    fn exec_prepared(&mut self, statement: &Statement<'_>, params: Params<'_>, deadline: Instant) -> Attempt<Changes> {
-        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
-        if statement.rows {
-            let request = Request::Query { db, stmt, params };
-            fetch(self.conn()?, &request, statement, &mut |rows| drain(rows), deadline)?;
-            return self.changes_of(statement, deadline);
-        }
-        let request = Request::Exec { db, stmt, params };
-        let response = self
-            .conn()?
-            .call(&request, deadline)
-            .map_err(|broken| ended(statement, broken))?;
-        changes(&response, statement, "EXEC")
-    }
-
-    fn one_by_one(&mut self, statement: &Statement<'_>, sets: Sets<'_, '_>, deadline: Instant) -> Attempt<i64> {
-        let mut total = 0_i64;
-        for set in sets {
-            let changes = self.exec_prepared(statement, Params::new(&set), deadline)?;
-            total = total.saturating_add(changes.rows_affected);
-        }
-        Ok(total)
-    }
-
-    /// Sends requests ahead of their answers: inside a transaction the round trip is most of what a statement costs.
-    fn pipeline(&mut self, statement: &Statement<'_>, sets: Sets<'_, '_>, deadline: Instant) -> Attempt<i64> {
-        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
-        let conn = self.conn()?;
-        let mut total = 0_i64;
-        let mut failed = None;
-        while failed.is_none() {
-            let mut sent = 0;
-            while sent < limits::PIPELINE && conn.queued() < limits::PIPELINE_BYTES {
-                let Some(set) = sets.next() else { break };
-                let params = Params::new(&set);
-                conn.queue(&Request::Exec { db, stmt, params });
-                sent += 1;
-            }
-            if sent == 0 {
-                return Ok(total);
-            }
-            conn.flush("EXEC", deadline)
-                .map_err(|broken| ended(statement, broken))?;
-            // All answers are read, whatever they say, so that the connection can go on.
-            for _ in 0..sent {
-                let response = conn
-                    .answer("EXEC", deadline)
-                    .map_err(|broken| ended(statement, broken))?;
-                match changes(&response, statement, "EXEC") {
-                    Ok(changes) => total = total.saturating_add(changes.rows_affected),
-                    Err(failure) => failed = failed.or(Some(failure)),
-                }
-            }
-        }
-        failed.map_or(Ok(total), Err)
-    }
-
-    fn first_part(
-        &mut self,
-        statement: &Statement<'_>,
-        params: Params<'_>,
-        keep: Keep,
-        part: &mut Part,
-        deadline: Instant,
-    ) -> Attempt<()> {
-        if statement.controls_transaction() || (keep == Keep::No && !statement.rows) {
-            return self.exec_sql(statement, deadline).map(|_| ());
-        }
-        if !statement.rows {
-            return self.exec_prepared(statement, params, deadline).map(|_| ());
-        }
-        // In one round trip, unless it is prepared already.
-        if keep == Keep::No && statement.kind == Sql::Read && self.cache.get(statement.text).is_none() {
-            let request = Request::QuerySql {
-                db: 0,
-                sql: statement.text.as_bytes(),
-                params,
-            };
-            match receive_part(self.conn()?, Some(&request), statement, part, deadline) {
-                // It is one statement, so the text hides another reason; the prepared way tells.
-                Err(Failed::Misreported) => {}
-                other => return other,
-            }
-        }
-        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
-        let request = Request::Query { db, stmt, params };
-        receive_part(self.conn()?, Some(&request), statement, part, deadline)
-    }
-
-    /// A read in one round trip.
-    fn fetch_direct(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Attempt<()> {
-        let request = Request::QuerySql {
-            db: 0,
-            sql: statement.text.as_bytes(),
-            params: Params::NONE,
-        };
-        match fetch(self.conn()?, &request, statement, sink, deadline) {
-            // As in `first_part`.
-            Err(Failed::Misreported) => self.fetch_prepared(statement, sink, deadline),
-            other => other,
-        }
-    }
-
-    /// PREPARE and QUERY: the way that is safe for a write that yields rows, and that reports every failure.
-    fn fetch_prepared(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Attempt<()> {
-        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
-        let params = Params::NONE;
-        fetch(
-            self.conn()?,
-            &Request::Query { db, stmt, params },
-            statement,
-            sink,
-            deadline,
-        )
-    }
-
-    /// The statement as this connection knows it; nothing of it has run.
-    fn prepared(&mut self, statement: &Statement<'_>, deadline: Instant) -> Attempt<Prepared> {
-        if let Some(prepared) = self.cache.get(statement.text) {
-            return Ok(prepared);
-        }
-        while let Some(Prepared { db, id: stmt, .. }) = self.cache.evict() {
-            let request = Request::Finalize { db, stmt };
-            self.conn()?
-                .call(&request, deadline)
-                .map_err(|broken| not_run(&broken))?;
-        }
-        let request = Request::Prepare {
-            db: 0,
-            sql: statement.text.as_bytes(),
-        };
-        let prepared = match self
-            .conn()?
-            .call(&request, deadline)
-            .map_err(|broken| not_run(&broken))?
-        {
-            Response::Stmt { db, id, params, .. } => Prepared {
-                db,
-                id,
-                parameters: params,
-            },
-            Response::Failure { code, message } => return Err(refused(statement, code, message)),
-            other => return Err(senseless("PREPARE", &other)),
-        };
-        self.cache.insert(statement.text, prepared);
-        Ok(prepared)
-    }
-
-    /// After a write that was sent as a query: the numbers that only EXEC reports.
-    fn changes_of(&mut self, statement: &Statement<'_>, deadline: Instant) -> Attempt<Changes> {
-        if !matches!(statement.kind, Sql::Insert | Sql::Change) {
-            return Ok(Changes::default());
-        }
-        let Some(conn) = &mut self.conn else {
-            return Ok(Changes::default());
-        };
-        let request = Request::QuerySql {
-            db: 0,
-            sql: b"SELECT last_insert_rowid(), changes()",
-            params: Params::NONE,
-        };
-        let mut found = Changes::default();
-        let mut take = |rows: &mut Rows<'_>| take_numbers(rows, statement, &mut found);
-        // The write is done and must not look failed because its numbers were lost.
-        let _ = fetch(conn, &request, statement, &mut take, deadline);
-        Ok(found)
-    }
-
-    fn conn(&mut self) -> Attempt<&mut Conn> {
+    pub(super) fn conn(&mut self) -> Attempt<&mut Conn> {
         self.conn
             .as_mut()
             .ok_or_else(|| Failed::NotRun(Error::internal("not connected")))
     }
-}
-
-/// Receives a part of a result, the first one as the answer to `request`.
-pub(super) fn receive_part(
-    conn: &mut Conn,
-    request: Option<&Request<'_>>,
-    statement: &Statement<'_>,
-    part: &mut Part,
-    deadline: Instant,
-) -> Attempt<()> {
-    let response = match request {
-        Some(request) => conn.query(request, deadline),
-        None => conn.next_part(deadline),
-    };
-    match response.map_err(|broken| ended(statement, broken))? {
-        Response::Rows(rows) => part.describe(&rows),
-        Response::Failure { code, message } => return Err(refused(statement, code, message)),
-        other => return Err(senseless("a query", &other)),
-    }
-    conn.take_body(part.body_mut());
-    Ok(())
-}
-
-/// The answer to EXEC or EXEC_SQL.
-fn changes(response: &Response<'_>, statement: &Statement<'_>, request: &str) -> Attempt<Changes> {
-    match response {
-        Response::Result {
-            last_insert_id,
-            rows_affected,
-        } => Ok(numbers(statement, *last_insert_id, *rows_affected)),
-        Response::Failure { code, message } => Err(refused(statement, *code, message)),
-        other => Err(senseless(request, other)),
-    }
-}
-
-/// Sends a query and hands its parts to `sink` up to the end word, which alone confirms a write. [protocol 5.1]
-fn fetch(
-    conn: &mut Conn,
-    request: &Request<'_>,
-    statement: &Statement<'_>,
-    sink: Sink<'_>,
-    deadline: Instant,
-) -> Attempt<()> {
-    let mut response = conn
-        .query(request, deadline)
-        .map_err(|broken| ended(statement, broken))?;
-    loop {
-        match response {
-            Response::Rows(mut rows) => {
-                sink(&mut rows).map_err(Failed::Ended)?;
-                if rows.end() == Some(End::Complete) {
-                    return Ok(());
-                }
-            }
-            Response::Failure { code, message } => return Err(refused(statement, code, message)),
-            other => return Err(senseless("a query", &other)),
-        }
-        response = conn.next_part(deadline).map_err(|broken| ended(statement, broken))?;
-    }
-}
-
-/// Reads a part to its end without looking at it.
-fn drain(rows: &mut Rows<'_>) -> Result<()> {
-    while rows.next_row().map_err(|fault| Error::internal(fault.to_string()))? {}
-    Ok(())
-}
-
-/// The engine's numbers are those of the last change on the connection; they count only where this statement made one.
-fn numbers(statement: &Statement<'_>, last_insert_id: i64, rows_affected: u64) -> Changes {
-    let rows_affected = i64::try_from(rows_affected).unwrap_or(i64::MAX);
-    match statement.kind {
-        Sql::Insert if rows_affected > 0 => Changes {
-            last_insert_id,
-            rows_affected,
-        },
-        Sql::Insert | Sql::Change => Changes {
-            last_insert_id: 0,
-            rows_affected,
-        },
-        _ => Changes::default(),
-    }
-}
-
-/// Reads the one row of `SELECT last_insert_rowid(), changes()`.
-fn take_numbers(rows: &mut Rows<'_>, statement: &Statement<'_>, found: &mut Changes) -> Result<()> {
-    let garbled = |fault: crate::wire::Malformed| Error::internal(fault.to_string());
-    while rows.next_row().map_err(garbled)? {
-        if let (Value::Integer(id), Value::Integer(count)) =
-            (rows.next_value().map_err(garbled)?, rows.next_value().map_err(garbled)?)
-        {
-            *found = numbers(statement, id, count.unsigned_abs());
-        }
-    }
-    Ok(())
 }

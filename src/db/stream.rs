@@ -8,9 +8,10 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::client::Conn;
+use crate::db::attempt::receive_part;
 use crate::db::failed::{self, Failed, may_change};
 use crate::db::part::Part;
-use crate::db::session::{Keep, receive_part};
+use crate::db::session::Keep;
 use crate::db::shared::SharedSession;
 use crate::db::sql::OwnedStatement;
 use crate::error::{Error, Result};
