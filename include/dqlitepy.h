@@ -48,6 +48,16 @@ extern "C" {
 #define DQLITEPY_LOG_ERROR 4
 
 /**
+ * Behind a snapshot the same number of entries is always kept. Since 0.2.0.
+ */
+#define DQLITEPY_TRAILING_STATIC 0
+
+/**
+ * Fewer are kept where they outweigh the snapshot. Since 0.2.0.
+ */
+#define DQLITEPY_TRAILING_DYNAMIC 1
+
+/**
  * The call succeeded.
  */
 #define DQLITEPY_OK 0
@@ -261,6 +271,15 @@ int dqlitepy_client_create(const char *addresses_csv,
                            dqlitepy_handle *handle_out);
 
 /**
+ * Sets how long a call on the client may take in all, in milliseconds; 10000 unless set or 0. It acts on calls that begin
+ * later.
+ *
+ * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.2.0.
+ */
+int dqlitepy_client_set_timeout(dqlitepy_handle handle,
+                                unsigned int msecs);
+
+/**
  * Closes a client. Its calls that are under way end by their own deadline.
  *
  * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
@@ -274,7 +293,7 @@ int dqlitepy_client_close(dqlitepy_handle handle);
  * too: it costs the cluster no vote, and the role in dqlitepy_client_cluster says what the node became. A node that is a
  * member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
  * DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
- * dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
+ * dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most (dqlitepy_client_set_timeout).
  * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
  * DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
  */
@@ -286,7 +305,7 @@ int dqlitepy_client_add(dqlitepy_handle handle,
  * Takes the node `id` out of the cluster. If it leads, another node does first.
  *
  * Refused with DQLITEPY_MISUSE: the last member, and a voter without which the voters that answer are no majority.
- * Blocks until the cluster has agreed, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
+ * Blocks until the cluster has agreed, 10 s at most (dqlitepy_client_set_timeout). Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
  * DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or
  * DQLITEPY_INTERNAL. Since 0.1.0.
  */
@@ -454,57 +473,6 @@ int dqlitepy_node_create_with_cluster(dqlitepy_node_id id,
                                       dqlitepy_handle *handle_out);
 
 /**
- * Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
- *
- * `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
- * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- * Does not block. Since 0.1.0.
- */
-int dqlitepy_node_set_bind_address(dqlitepy_handle handle, const char *address);
-
-/**
- * Sets whether a start may set damaged log segments aside (on: the default) or fails and names them (0: off).
- *
- * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- * Does not block. Since 0.1.0.
- */
-int dqlitepy_node_set_auto_recovery(dqlitepy_handle handle, int enabled);
-
-/**
- * Sets how long a write waits for another connection's transaction to end, in milliseconds; 5000 unless set, 0 = not at
- * all.
- *
- * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- * Does not block. Since 0.1.0.
- */
-int dqlitepy_node_set_busy_timeout(dqlitepy_handle handle, unsigned int msecs);
-
-/**
- * Sets whether snapshots are compressed with LZ4 (on: the default).
- *
- * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- * Does not block. Since 0.1.0.
- */
-int dqlitepy_node_set_snapshot_compression(dqlitepy_handle handle, int enabled);
-
-/**
- * Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
- * that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
- *
- * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- * Does not block. Since 0.1.0.
- */
-int dqlitepy_node_set_network_latency_ms(dqlitepy_handle handle, unsigned int ms);
-
-/**
- * Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
- *
- * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
- * Does not block. Since 0.2.0.
- */
-int dqlitepy_node_set_timeout(dqlitepy_handle handle, unsigned int msecs);
-
-/**
  * Starts the node. If it runs in this process already under another handle, this handle joins it.
  *
  * Blocks until the node serves. On failure the directory is as it was before.
@@ -575,6 +543,125 @@ int dqlitepy_node_exec(dqlitepy_handle handle,
  * Blocks and returns as dqlitepy_node_exec. Since 0.1.0.
  */
 int dqlitepy_node_query(dqlitepy_handle handle, const char *sql, char **json_out);
+
+/**
+ * Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
+ *
+ * `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
+ */
+int dqlitepy_node_set_bind_address(dqlitepy_handle handle, const char *address);
+
+/**
+ * Sets whether a start may set damaged log segments aside (on: the default) or fails and names them (0: off).
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
+ */
+int dqlitepy_node_set_auto_recovery(dqlitepy_handle handle, int enabled);
+
+/**
+ * Sets how long a write waits for another connection's transaction to end, in milliseconds; 5000 unless set, 0 = not at
+ * all.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
+ */
+int dqlitepy_node_set_busy_timeout(dqlitepy_handle handle, unsigned int msecs);
+
+/**
+ * Sets whether snapshots are compressed with LZ4 (on: the default).
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
+ */
+int dqlitepy_node_set_snapshot_compression(dqlitepy_handle handle, int enabled);
+
+/**
+ * Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
+ * that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.1.0.
+ */
+int dqlitepy_node_set_network_latency_ms(dqlitepy_handle handle, unsigned int ms);
+
+/**
+ * Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_timeout(dqlitepy_handle handle, unsigned int msecs);
+
+/**
+ * Sets how many members of the cluster vote, 1 or more; 3 unless set. Every node of a cluster needs the same number: the
+ * leader deals the roles, and the next leader would undo what the last one did.
+ *
+ * N voters go on while more than half of them are there, so odd numbers from 3 on are recommended: 2 tolerate no failure,
+ * and 4 not more than 3. A cluster whose number of voters is even is said in the log, once, as a warning.
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_voters(dqlitepy_handle handle,
+                             unsigned int voters);
+
+/**
+ * Sets how many members of the cluster stand by: they hold the data, have no vote, and are the first to get one when a
+ * voter fails; 3 unless set. Members beyond voters and stand-bys are spares, without data. Every node of a cluster needs
+ * the same number.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_standbys(dqlitepy_handle handle,
+                               unsigned int standbys);
+
+/**
+ * Sets the failure domain of this node: nodes that can fail together (a rack, a data centre) have the same number; 0 unless
+ * set. The leader spreads the voters, and the stand-bys, over as many domains as there are.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_failure_domain(dqlitepy_handle handle,
+                                     unsigned long long domain);
+
+/**
+ * Sets the weight that this node starts with: of several nodes that would do, the lightest is promoted and the heaviest
+ * demoted; 0 unless set. dqlitepy_client_set_weight changes it until the node stops.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_weight(dqlitepy_handle handle, unsigned long long weight);
+
+/**
+ * Sets when a snapshot of the data is written, and what of the log is kept behind it.
+ *
+ * `threshold` is the number of log entries after which the next snapshot is written, 1 or more; 1024 unless set. Each
+ * snapshot writes the whole database, and between two of them the log grows. `trailing` is the number of entries that are
+ * kept behind a snapshot, at least 4 and at least `threshold`; 8192 unless set. A member that was away for less catches up
+ * from them, any other one is sent the snapshot. `strategy` is DQLITEPY_TRAILING_STATIC (unless set) or
+ * DQLITEPY_TRAILING_DYNAMIC, with which `trailing` is the most, and `threshold` the least.
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_snapshot_params(dqlitepy_handle handle,
+                                      unsigned int threshold,
+                                      unsigned int trailing,
+                                      int strategy);
+
+/**
+ * Sets the unit in which the log is written to disk, in bytes: a power of 2 from 512 to 262144; unless set, what suits the
+ * file system best. Each write is filled up to a multiple of it.
+ *
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
+ * Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_block_size(dqlitepy_handle handle,
+                                 unsigned int bytes);
 
 /**
  * Goes to the next row.

@@ -37,6 +37,12 @@ pub(crate) const BUSY_TIMEOUT_MS: u32 = 5_000;
 /// Latencies that the engine accepts, in milliseconds.
 pub(crate) const LATENCY_MS: std::ops::RangeInclusive<u32> = 1..=3_600_000;
 
+/// Units of the log that the engine can write, in bytes.
+pub(crate) const BLOCK_SIZE: std::ops::RangeInclusive<u32> = 512..=262_144;
+
+/// Entries that the engine insists on keeping behind a snapshot.
+pub(crate) const TRAILING: u32 = 4;
+
 /// The engine copies the name into a fixed path buffer; what is longer closes the connection without a word.
 pub(crate) const DATABASE_NAME: usize = 200;
 

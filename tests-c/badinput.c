@@ -109,6 +109,13 @@ static void check_handle(dqlitepy_handle h, int as_node, int as_client)
 		handle_refused(dqlitepy_node_set_busy_timeout(h, 1), as_node, h);
 		handle_refused(dqlitepy_node_set_snapshot_compression(h, 1), as_node, h);
 		handle_refused(dqlitepy_node_set_network_latency_ms(h, 1), as_node, h);
+		handle_refused(dqlitepy_node_set_timeout(h, 1), as_node, h);
+		handle_refused(dqlitepy_node_set_voters(h, 1), as_node, h);
+		handle_refused(dqlitepy_node_set_standbys(h, 1), as_node, h);
+		handle_refused(dqlitepy_node_set_failure_domain(h, 1), as_node, h);
+		handle_refused(dqlitepy_node_set_weight(h, 1), as_node, h);
+		handle_refused(dqlitepy_node_set_snapshot_params(h, 10, 10, 0), as_node, h);
+		handle_refused(dqlitepy_node_set_block_size(h, 4096), as_node, h);
 		handle_refused(dqlitepy_node_start(h), as_node, h);
 		handle_refused(dqlitepy_node_handover(h), as_node, h);
 		handle_refused(dqlitepy_node_stop(h), as_node, h);
@@ -124,6 +131,7 @@ static void check_handle(dqlitepy_handle h, int as_node, int as_client)
 		handle_refused(dqlitepy_client_cluster(h, &other), as_client, h);
 		handle_refused(dqlitepy_client_add(h, 2, "127.0.0.1:9001"), as_client, h);
 		handle_refused(dqlitepy_client_remove(h, 2), as_client, h);
+		handle_refused(dqlitepy_client_set_timeout(h, 1), as_client, h);
 		handle_refused(dqlitepy_client_close(h), as_client, h);
 	}
 	CHECK_WITHIN(start, 2.0);

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use crate::client::change;
 use crate::client::conn::{Broken, Conn};
 use crate::client::connector::{Connector, text, unexpected};
@@ -25,7 +27,7 @@ pub(crate) struct Member {
 /// A view on a cluster through a list of addresses.
 pub(crate) struct Client {
     connector: Connector,
-    timeout: Duration,
+    timeout: Mutex<Duration>,
 }
 
 /// The members as the node at the other end of `conn` knows them; none if it never joined a cluster.
@@ -50,14 +52,13 @@ impl Client {
     pub(crate) fn new(addresses: Vec<Address>) -> Self {
         Self {
             connector: Connector::new(None, addresses),
-            timeout: limits::CLIENT_CALL,
+            timeout: Mutex::new(limits::CLIENT_CALL),
         }
     }
 
-    /// The same, with another bound on each call.
-    pub(crate) fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
+    /// Bounds each call that begins from now on.
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
+        *self.timeout.lock() = timeout;
     }
 
     /// The leader's address.
@@ -106,7 +107,7 @@ impl Client {
         let _ = take_role(&self.connector, id, targets, deadline);
         // go-dqlite leaves the second node of a cluster without data, because two voters tolerate no more failures than one.
         // But whoever lists two nodes wants the data on both.
-        if self.members(deadline)?.len() == 2 {
+        if targets.voters > 1 && self.members(deadline)?.len() == 2 {
             let _ = change::assign(&self.connector, id, Role::Voter, deadline);
         }
         Ok(())
@@ -278,8 +279,9 @@ impl Client {
         Ok((members(&mut conn, deadline)?, leader))
     }
 
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.timeout
+    /// When a call that begins now has to be done.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + *self.timeout.lock()
     }
 }
 

@@ -24,6 +24,7 @@ use once_cell::sync::Lazy;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Kind, Result};
+use crate::limits;
 
 /// The id that go-dqlite gives the first node of a cluster: digest("1", 0). [app-behaviour 3.5]
 pub(crate) const BOOTSTRAP_ID: u64 = 0x2dc1_7185_8c31_55be;
@@ -38,6 +39,52 @@ pub(crate) struct Options<'a> {
     pub(crate) network_latency_ms: Option<u32>,
     pub(crate) auto_recovery: bool,
     pub(crate) snapshot_compression: bool,
+    /// None: the engine's own.
+    pub(crate) snapshots: Option<Snapshots>,
+    pub(crate) block_size: Option<u32>,
+    pub(crate) failure_domain: u64,
+    pub(crate) weight: u64,
+}
+
+/// When a snapshot is due, and how much of the log stays behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshots {
+    threshold: u32,
+    trailing: u32,
+    strategy: Trailing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trailing {
+    /// Always the same number of entries.
+    Static,
+    /// Fewer, where they outweigh the snapshot.
+    Dynamic,
+}
+
+impl Snapshots {
+    pub(crate) fn new(threshold: u32, trailing: u32, strategy: Trailing) -> Result<Self> {
+        let why = if threshold == 0 {
+            "a snapshot after every 0 entries cannot be taken; 1 is the least".to_owned()
+        } else if trailing < limits::TRAILING {
+            format!(
+                "{trailing} entries behind a snapshot are too few; {} are the least",
+                limits::TRAILING
+            )
+        } else if trailing < threshold {
+            // If the newest snapshot cannot be read, the one before it and the log make up for it.
+            format!(
+                "{trailing} entries behind a snapshot do not reach back to the one before it, {threshold} entries ago"
+            )
+        } else {
+            return Ok(Self {
+                threshold,
+                trailing,
+                strategy,
+            });
+        };
+        Err(Error::invalid(why))
+    }
 }
 
 /// What the node starts from.
@@ -112,7 +159,12 @@ impl Engine {
             dir: dir.as_ptr(),
             busy_timeout_ms: options.busy_timeout_ms,
             network_latency_ms: options.network_latency_ms.unwrap_or(0),
-            failure_domain: 0,
+            failure_domain: options.failure_domain,
+            weight: options.weight,
+            snapshot_threshold: options.snapshots.map_or(0, |it| it.threshold),
+            snapshot_trailing: options.snapshots.map_or(0, |it| it.trailing),
+            snapshot_dynamic: options.snapshots.is_some_and(|it| it.strategy == Trailing::Dynamic),
+            block_size: options.block_size.unwrap_or(0),
             auto_recovery: options.auto_recovery,
             snapshot_compression: options.snapshot_compression,
             prepare: Some(prepare),

@@ -1,6 +1,7 @@
 //! Clients: who leads a cluster, who belongs to it, who joins and leaves.
 
-use std::ffi::{c_char, c_int, c_ulonglong};
+use std::ffi::{c_char, c_int, c_uint, c_ulonglong};
+use std::time::Duration;
 
 use crate::client::{Client, Role};
 use crate::engine::fork;
@@ -8,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ffi::guard::guard;
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
+use crate::limits;
 use crate::net::{Address, parse_csv};
 use crate::node;
 use crate::render;
@@ -40,6 +42,22 @@ pub unsafe extern "C" fn dqlitepy_client_create(
     })
 }
 
+/// Sets how long a call on the client may take in all, in milliseconds; 10000 unless set or 0. It acts on calls that begin
+/// later.
+///
+/// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_client_set_timeout(handle: dqlitepy_handle, msecs: c_uint) -> c_int {
+    guard(|| {
+        let timeout = match msecs {
+            0 => limits::CLIENT_CALL,
+            msecs => Duration::from_millis(msecs.into()),
+        };
+        object::<Client>(handle)?.set_timeout(timeout);
+        Ok(())
+    })
+}
+
 /// Closes a client. Its calls that are under way end by their own deadline.
 ///
 /// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
@@ -57,7 +75,7 @@ pub extern "C" fn dqlitepy_client_close(handle: dqlitepy_handle) -> c_int {
 /// too: it costs the cluster no vote, and the role in dqlitepy_client_cluster says what the node became. A node that is a
 /// member under this id and address already is success as well; one that belongs to a cluster of its own is refused with
 /// DQLITEPY_MISUSE. A code other than DQLITEPY_OK means that nothing was changed, but for DQLITEPY_UNKNOWN, after which
-/// dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most.
+/// dqlitepy_client_cluster tells. Blocks until the cluster has agreed, 10 s at most (dqlitepy_client_set_timeout).
 /// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND (handle), DQLITEPY_MISUSE, DQLITEPY_NOLEADER,
 /// DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.1.0.
 ///
@@ -79,7 +97,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
 /// Takes the node `id` out of the cluster. If it leads, another node does first.
 ///
 /// Refused with DQLITEPY_MISUSE: the last member, and a voter without which the voters that answer are no majority.
-/// Blocks until the cluster has agreed, 10 s at most. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
+/// Blocks until the cluster has agreed, 10 s at most (dqlitepy_client_set_timeout). Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (handle, or no such member),
 /// DQLITEPY_INVALID, DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY or
 /// DQLITEPY_INTERNAL. Since 0.1.0.
 #[unsafe(no_mangle)]

@@ -10,6 +10,7 @@ mod guard;
 mod library;
 mod log;
 mod node;
+mod options;
 mod ret;
 mod rows;
 mod session;

@@ -1,16 +1,14 @@
-//! Nodes: from create to destroy, and SQL on them.
+//! Nodes: from create to destroy, and SQL on them. Their options are set in `options`.
 
-use std::ffi::{c_char, c_int, c_uint};
-use std::time::Duration;
+use std::ffi::{c_char, c_int};
 
 use crate::engine::fork;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ffi::guard::guard;
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
-use crate::limits;
 use crate::net::{Address, parse_csv};
-use crate::node::{Config, Node};
+use crate::node::Node;
 
 /// Makes a node that is a cluster of its own. It does not run yet and touches neither disk nor network.
 ///
@@ -80,98 +78,6 @@ unsafe fn create(
     fork::arm();
     *out = handle::insert(Node::new(id, address, dir, cluster)?)?;
     Ok(())
-}
-
-/// Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
-///
-/// `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
-/// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
-/// Does not block. Since 0.1.0.
-///
-/// # Safety
-/// `address` is NULL or a NUL-terminated string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn dqlitepy_node_set_bind_address(handle: dqlitepy_handle, address: *const c_char) -> c_int {
-    configure(handle, |config| {
-        // SAFETY: the caller's promise.
-        let address = unsafe { args::text(address, "address") }?;
-        config.bind = Some(Address::parse_listen(address, "bind address")?);
-        Ok(())
-    })
-}
-
-/// Sets whether a start may set damaged log segments aside (on: the default) or fails and names them (0: off).
-///
-/// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
-/// Does not block. Since 0.1.0.
-#[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_auto_recovery(handle: dqlitepy_handle, enabled: c_int) -> c_int {
-    configure(handle, |config| {
-        config.options.auto_recovery = enabled != 0;
-        Ok(())
-    })
-}
-
-/// Sets how long a write waits for another connection's transaction to end, in milliseconds; 5000 unless set, 0 = not at
-/// all.
-///
-/// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
-/// Does not block. Since 0.1.0.
-#[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_busy_timeout(handle: dqlitepy_handle, msecs: c_uint) -> c_int {
-    configure(handle, |config| {
-        config.options.busy_timeout_ms = msecs;
-        Ok(())
-    })
-}
-
-/// Sets whether snapshots are compressed with LZ4 (on: the default).
-///
-/// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
-/// Does not block. Since 0.1.0.
-#[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_snapshot_compression(handle: dqlitepy_handle, enabled: c_int) -> c_int {
-    configure(handle, |config| {
-        config.options.snapshot_compression = enabled != 0;
-        Ok(())
-    })
-}
-
-/// Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
-/// that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
-///
-/// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
-/// Does not block. Since 0.1.0.
-#[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_network_latency_ms(handle: dqlitepy_handle, ms: c_uint) -> c_int {
-    configure(handle, |config| {
-        if !limits::LATENCY_MS.contains(&ms) {
-            return Err(Error::invalid(format!(
-                "network latency {ms} ms is not between 1 and 3600000 ms"
-            )));
-        }
-        config.options.network_latency_ms = Some(ms);
-        Ok(())
-    })
-}
-
-/// Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
-///
-/// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
-/// Does not block. Since 0.2.0.
-#[unsafe(no_mangle)]
-pub extern "C" fn dqlitepy_node_set_timeout(handle: dqlitepy_handle, msecs: c_uint) -> c_int {
-    configure(handle, |config| {
-        config.options.call_timeout = match msecs {
-            0 => limits::NODE_CALL,
-            msecs => Duration::from_millis(msecs.into()),
-        };
-        Ok(())
-    })
-}
-
-fn configure(handle: dqlitepy_handle, change: impl FnOnce(&mut Config) -> Result<()>) -> c_int {
-    guard(|| object::<Node>(handle)?.configure(change))
 }
 
 /// Starts the node. If it runs in this process already under another handle, this handle joins it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::client::{self, Member, Targets};
+use crate::client::{self, Member, Role, Targets};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
@@ -153,6 +153,27 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
 struct Known {
     members: Vec<Member>,
     adjusted: Option<Instant>,
+    /// The even number of voters that the operator was told of.
+    told_of_voters: usize,
+}
+
+impl Known {
+    /// Says so when the roles have come to rest on a number of voters that nobody would choose.
+    fn warn_of_even_voters(&mut self, changed: bool) {
+        let voters = self.members.iter().filter(|member| member.role == Role::Voter).count();
+        if voters % 2 == 1 {
+            self.told_of_voters = 0;
+        } else if !changed && voters != self.told_of_voters {
+            self.told_of_voters = voters;
+            log::warn(format_args!(
+                "the cluster has {voters} voters and goes on while {} of them are there: {} would tolerate as many \
+                 failures, {} more of them. An odd number from 3 on is recommended (dqlitepy_node_set_voters)",
+                voters / 2 + 1,
+                voters - 1,
+                voters + 1
+            ));
+        }
+    }
 }
 
 /// Keeps cluster.yaml like the members, for the next start and for go-dqlite, and deals out the roles if this node leads.
@@ -167,18 +188,23 @@ fn look_after(node: &Arc<Instance>, known: &mut Known) {
         }
     }
     let due = known.adjusted.is_none_or(|before| before.elapsed() >= ADJUST_EVERY);
-    // Two nodes are what somebody added with his own hands: who votes there is his decision.
-    if (changed || due) && known.members.len() > 2 && node.status().is_ok_and(|status| status.leads) {
+    // Two nodes are what somebody added with his own hands: who votes there is his decision, unless he said it here.
+    let targets = node.config().options.targets;
+    let enough = known.members.len() > 2 || targets.voters < 3;
+    if (changed || due) && node.status().is_ok_and(|status| status.leads) {
         known.adjusted = Some(Instant::now());
-        adjust_roles(node);
+        if enough {
+            adjust_roles(node, targets);
+        }
+        known.warn_of_even_voters(changed);
     }
 }
 
-fn adjust_roles(node: &Arc<Instance>) {
+fn adjust_roles(node: &Arc<Instance>, targets: Targets) {
     let (me, connector) = (node.me(), node.connector());
     let deadline = Instant::now() + limits::CLIENT_CALL;
     loop {
-        match client::adjust_once(&connector, me.id, &me.address, Targets::default(), deadline) {
+        match client::adjust_once(&connector, me.id, &me.address, targets, deadline) {
             Ok(true) if Instant::now() < deadline => {}
             Ok(_) => return,
             Err(error) => {

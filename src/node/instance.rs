@@ -154,14 +154,19 @@ impl Instance {
 
     /// Starts the engine and opens the door in front of it.
     fn open_core(&self, listener: TcpListener) -> Result<()> {
+        let set = &self.config.options;
         let options = engine::Options {
             id: self.me.id,
             address: &self.me.address,
             dir: &self.dir,
-            busy_timeout_ms: self.config.options.busy_timeout_ms,
-            network_latency_ms: self.config.options.network_latency_ms,
-            auto_recovery: self.config.options.auto_recovery,
-            snapshot_compression: self.config.options.snapshot_compression,
+            busy_timeout_ms: set.busy_timeout_ms,
+            network_latency_ms: set.network_latency_ms,
+            auto_recovery: set.auto_recovery,
+            snapshot_compression: set.snapshot_compression,
+            snapshots: set.snapshots,
+            block_size: set.block_size,
+            failure_domain: set.failure_domain,
+            weight: set.weight,
         };
         let owner: Arc<dyn engine::Owner> = Arc::<Watch>::clone(&self.watch);
         let engine = Engine::start(&options, owner).map_err(|error| {

@@ -1,10 +1,9 @@
 //! Becoming a member: found in the list, or added by its leader, in a way that may be interrupted anywhere and repeated.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::client::{Client, Member, Role, Targets};
+use crate::client::{Client, Member, Role};
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::net::Address;
 use crate::node::duties::entry;
 use crate::node::files;
@@ -23,7 +22,8 @@ pub(crate) fn attempt(node: &Instance, fresh: bool) -> Result<()> {
             me.address
         )));
     }
-    let client = Client::new(peers).with_timeout(ATTEMPT);
+    let client = Client::new(peers);
+    client.set_timeout(ATTEMPT);
     let members = client.cluster()?;
     // Whoever leads them will open a link to this node, and may not be in the list that it was started with.
     node.watch().learn(&members.iter().map(entry).collect::<Vec<_>>());
@@ -32,7 +32,8 @@ pub(crate) fn attempt(node: &Instance, fresh: bool) -> Result<()> {
     if fresh && node.watch().is_new() && members.iter().any(|member| is(member, node)) {
         client.remove(me.id)?;
     }
-    client.enter(me.id, &Address::parse_peer(&me.address, "address")?, Targets::default())?;
+    let targets = node.config().options.targets;
+    client.enter(me.id, &Address::parse_peer(&me.address, "address")?, targets)?;
     let members = client.cluster()?;
     let entries: Vec<_> = members.iter().map(entry).collect();
     node.watch().learn(&entries);
@@ -53,7 +54,7 @@ pub(crate) fn add(client: &Client, id: u64, address: &Address) -> Result<Role> {
         if !belongs && leads_blank_cluster_of_its_own(&node)? {
             let peers: Vec<_> = members.iter().map(entry).collect();
             node.rejoin(&peers)?;
-            node.duties().wait_joined(Instant::now() + limits::CLIENT_CALL)?;
+            node.duties().wait_joined(client.deadline())?;
         }
     }
     client.add(id, address)

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::client::{self, Connector};
+use crate::client::{self, Connector, Targets};
 use crate::db::{self, Changes, Database, SharedSession, WakeSlot};
+use crate::engine::Snapshots;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
@@ -43,6 +44,12 @@ pub(crate) struct Options {
     pub(crate) snapshot_compression: bool,
     pub(crate) network_latency_ms: Option<u32>,
     pub(crate) call_timeout: Duration,
+    /// How many members vote and stand by.
+    pub(crate) targets: Targets,
+    pub(crate) failure_domain: u64,
+    pub(crate) weight: u64,
+    pub(crate) snapshots: Option<Snapshots>,
+    pub(crate) block_size: Option<u32>,
 }
 
 impl Default for Options {
@@ -53,6 +60,11 @@ impl Default for Options {
             snapshot_compression: true,
             network_latency_ms: None,
             call_timeout: limits::NODE_CALL,
+            targets: Targets::default(),
+            failure_domain: 0,
+            weight: 0,
+            snapshots: None,
+            block_size: None,
         }
     }
 }

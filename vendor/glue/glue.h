@@ -28,6 +28,11 @@ struct glue_options {
 	unsigned busy_timeout_ms;
 	unsigned network_latency_ms; /* 0: the engine's own timers */
 	uint64_t failure_domain;
+	uint64_t weight;
+	unsigned snapshot_threshold; /* 0: the engine's own threshold, trailing and strategy */
+	unsigned snapshot_trailing;
+	bool snapshot_dynamic;
+	unsigned block_size; /* 0: what the engine finds best */
 	bool auto_recovery;
 	bool snapshot_compression;
 	/* Called on the starting thread. */

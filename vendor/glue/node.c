@@ -307,6 +307,14 @@ static int set_options(struct glue_node *node)
 	if (rv == 0) {
 		rv = dqlite_node_set_snapshot_compression(engine, options->snapshot_compression);
 	}
+	if (rv == 0 && options->snapshot_threshold != 0) {
+		rv = dqlite_node_set_snapshot_params_v2(engine, options->snapshot_threshold, options->snapshot_trailing,
+							options->snapshot_dynamic ? DQLITE_SNAPSHOT_TRAILING_DYNAMIC
+										  : DQLITE_SNAPSHOT_TRAILING_STATIC);
+	}
+	if (rv == 0 && options->block_size != 0) {
+		rv = dqlite_node_set_block_size(engine, options->block_size);
+	}
 	if (rv == 0) {
 		rv = dqlite_node_set_auto_recovery(engine, options->auto_recovery);
 	}
@@ -316,6 +324,8 @@ static int set_options(struct glue_node *node)
 	if (rv == 0) {
 		rv = dqlite_node_set_failure_domain(engine, options->failure_domain);
 	}
+	/* It has no setter; the wire's WEIGHT changes it later. */
+	engine->config.weight = options->weight;
 	return rv;
 }
 

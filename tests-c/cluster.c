@@ -1,0 +1,387 @@
+/* Clusters of nodes of one process: the options that shape them, and the addresses by which they find each other. */
+#include "check.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST = 9 };
+
+struct cluster {
+	int size;
+	const char *addresses[MOST];
+	char list[MOST * 40];
+	dqlitepy_handle nodes[MOST]; /* node i has the id i + 1; 0 = destroyed */
+	dqlitepy_handle client;
+};
+
+static struct cluster cluster;
+
+/* A node that does not run yet. */
+static dqlitepy_handle made(int i)
+{
+	char name[20];
+	dqlitepy_handle node = 0;
+	snprintf(name, sizeof name, "node%d", i + 1);
+	CHECK_OK(dqlitepy_node_create_with_cluster((unsigned)i + 1, cluster.addresses[i], path_in_test_dir(name), cluster.list, &node));
+	return node;
+}
+
+static void start(int i, void (*configure)(dqlitepy_handle node, int i))
+{
+	cluster.nodes[i] = made(i);
+	if (configure)
+		configure(cluster.nodes[i], i);
+	CHECK_OK(dqlitepy_node_start(cluster.nodes[i]));
+}
+
+static void start_all(int size, void (*configure)(dqlitepy_handle node, int i))
+{
+	cluster.size = size;
+	for (int i = 0; i < size; i++) {
+		if (!cluster.addresses[i])
+			cluster.addresses[i] = free_address();
+		strcat(strcat(cluster.list, i ? "," : ""), cluster.addresses[i]);
+	}
+	for (int i = 0; i < size; i++)
+		start(i, configure);
+	CHECK_OK(dqlitepy_client_create(cluster.list, &cluster.client));
+}
+
+static void end_all(void)
+{
+	for (int i = 0; i < cluster.size; i++)
+		dqlitepy_node_destroy(cluster.nodes[i]);
+	CHECK_OK(dqlitepy_client_close(cluster.client));
+}
+
+/* The role of each node by its number, -1 for no member; 0 if nobody says it. */
+static int ask_roles(int roles[MOST])
+{
+	char *json = NULL;
+	if (dqlitepy_client_cluster(cluster.client, &json) != DQLITEPY_OK)
+		return 0;
+	for (int i = 0; i < MOST; i++) {
+		char start[30];
+		snprintf(start, sizeof start, "{\"id\": %d,", i + 1);
+		const char *member = strstr(json, start);
+		const char *role = member ? strstr(member, "\"role\":") : NULL;
+		roles[i] = role ? atoi(role + strlen("\"role\":")) : -1;
+	}
+	dqlitepy_free(json);
+	return 1;
+}
+
+static int count(const int roles[MOST], int role)
+{
+	int n = 0;
+	for (int i = 0; i < MOST; i++)
+		n += roles[i] == role;
+	return n;
+}
+
+struct mix {
+	int voters, standbys, spares;
+};
+
+static int is_mixed(void *data)
+{
+	const struct mix *want = data;
+	int roles[MOST];
+	return ask_roles(roles) && count(roles, DQLITEPY_VOTER) == want->voters &&
+	       count(roles, DQLITEPY_STANDBY) == want->standbys && count(roles, DQLITEPY_SPARE) == want->spares;
+}
+
+/* The number of the node that leads. */
+static int leader(void)
+{
+	char *address = NULL;
+	CHECK_OK(dqlitepy_client_leader(cluster.client, &address));
+	for (int i = 0; i < cluster.size; i++) {
+		if (!strcmp(address, cluster.addresses[i])) {
+			dqlitepy_free(address);
+			return i;
+		}
+	}
+	check_fail(__FILE__, __LINE__, "%s leads and is no node", address);
+}
+
+/* What the log callback has heard. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static char heard[1 << 20];
+
+static void listen_to(void *data, int level, const char *message)
+{
+	(void)data;
+	pthread_mutex_lock(&lock);
+	size_t used = strlen(heard);
+	snprintf(heard + used, sizeof heard - used, "%d %s\n", level, message);
+	pthread_mutex_unlock(&lock);
+}
+
+static int was_heard(void *part)
+{
+	pthread_mutex_lock(&lock);
+	int found = strstr(heard, part) != NULL;
+	pthread_mutex_unlock(&lock);
+	return found;
+}
+
+static void options_are_checked(void)
+{
+	dqlitepy_handle node = 0, client = 0;
+	CHECK_OK(dqlitepy_node_create(1, free_address(), path_in_test_dir("node"), &node));
+	CHECK_RC(dqlitepy_node_set_voters(node, 0), DQLITEPY_INVALID);
+	CHECK_ERROR_HAS("0 voters");
+	CHECK_RC(dqlitepy_node_set_snapshot_params(node, 0, 100, DQLITEPY_TRAILING_STATIC), DQLITEPY_INVALID);
+	CHECK_ERROR_HAS("every 0 entries");
+	CHECK_RC(dqlitepy_node_set_snapshot_params(node, 2, 3, DQLITEPY_TRAILING_STATIC), DQLITEPY_INVALID);
+	CHECK_ERROR_HAS("3 entries");
+	CHECK_RC(dqlitepy_node_set_snapshot_params(node, 101, 100, DQLITEPY_TRAILING_DYNAMIC), DQLITEPY_INVALID);
+	CHECK_ERROR_HAS("101");
+	CHECK_RC(dqlitepy_node_set_snapshot_params(node, 10, 100, 2), DQLITEPY_INVALID);
+	CHECK_ERROR_HAS("strategy 2");
+	static const unsigned sizes[] = { 0, 1, 256, 513, 4095, 524288 };
+	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+		char text[30];
+		CHECK_RC(dqlitepy_node_set_block_size(node, sizes[i]), DQLITEPY_INVALID);
+		snprintf(text, sizeof text, "block size %u ", sizes[i]);
+		CHECK_ERROR_HAS(text);
+	}
+	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_RC(dqlitepy_node_set_voters(node, 3), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_set_standbys(node, 3), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_set_failure_domain(node, 3), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_set_weight(node, 3), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_set_snapshot_params(node, 100, 100, DQLITEPY_TRAILING_STATIC), DQLITEPY_MISUSE);
+	CHECK_RC(dqlitepy_node_set_block_size(node, 4096), DQLITEPY_MISUSE);
+	CHECK_ERROR_HAS("is running");
+	CHECK_RC(dqlitepy_client_set_timeout(node, 100), DQLITEPY_INVALID);
+	dqlitepy_node_destroy(node);
+	CHECK_OK(dqlitepy_client_create(free_address(), &client));
+	CHECK_RC(dqlitepy_node_set_voters(client, 3), DQLITEPY_INVALID);
+	CHECK_OK(dqlitepy_client_set_timeout(client, 0));
+	CHECK_OK(dqlitepy_client_close(client));
+	CHECK_RC(dqlitepy_client_set_timeout(client, 100), DQLITEPY_NOTFOUND);
+}
+
+static void client_timeout(void)
+{
+	const char *address = free_address();
+	dqlitepy_handle client = 0;
+	char *text = NULL;
+	int silent = tcp_listen(address); /* somebody who never answers */
+	CHECK(silent >= 0);
+	CHECK_OK(dqlitepy_client_create(address, &client));
+	CHECK_OK(dqlitepy_client_set_timeout(client, 300));
+	double begun = now();
+	CHECK_RC(dqlitepy_client_leader(client, &text), DQLITEPY_NOLEADER);
+	CHECK_WITHIN(begun, 1.5);
+	CHECK_OK(dqlitepy_client_close(client));
+}
+
+static int snapshot_is_there(void *data)
+{
+	char command[600];
+	(void)data;
+	snprintf(command, sizeof command, "ls %s/snapshot-*-*-*.meta > /dev/null 2>&1", path_in_test_dir("node"));
+	return system(command) == 0;
+}
+
+static void write_rows(dqlitepy_handle node, int n)
+{
+	for (int i = 0; i < n; i++)
+		CHECK_EXEC(node, "INSERT INTO t VALUES(1)");
+}
+
+static void snapshot_threshold(void)
+{
+	dqlitepy_handle node = 0;
+	const char *address = free_address();
+	CHECK_OK(dqlitepy_node_create(1, address, path_in_test_dir("node"), &node));
+	CHECK_OK(dqlitepy_node_set_snapshot_params(node, 100, 200, DQLITEPY_TRAILING_STATIC));
+	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	write_rows(node, 80);
+	CHECK(!snapshot_is_there(NULL));
+	write_rows(node, 30);
+	WAIT_UNTIL(5, snapshot_is_there, NULL);
+	dqlitepy_node_destroy(node);
+	node = running_node(path_in_test_dir("node"), address); /* read by a node that has other options */
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":110}]");
+	dqlitepy_node_destroy(node);
+}
+
+/* What this process has sent to the disk or written, in bytes. */
+static long long written(void)
+{
+	long long wchar = 0, write_bytes = 0;
+	char line[100];
+	FILE *f = fopen("/proc/self/io", "r");
+	if (!f)
+		check_skip("/proc/self/io cannot be read");
+	while (fgets(line, sizeof line, f)) {
+		sscanf(line, "wchar: %lld", &wchar);
+		sscanf(line, "write_bytes: %lld", &write_bytes);
+	}
+	fclose(f);
+	return wchar > write_bytes ? wchar : write_bytes;
+}
+
+static long long written_for_50_rows(const char *dir, unsigned block_size)
+{
+	dqlitepy_handle node = 0;
+	CHECK_OK(dqlitepy_node_create(1, free_address(), path_in_test_dir(dir), &node));
+	CHECK_OK(dqlitepy_node_set_block_size(node, block_size));
+	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	long long before = written();
+	write_rows(node, 50);
+	long long after = written();
+	dqlitepy_node_destroy(node);
+	return after - before;
+}
+
+static void block_size(void)
+{
+	long long small = written_for_50_rows("small", 4096), large = written_for_50_rows("large", 262144);
+	if (large < 50 * 262144LL || large < 4 * small)
+		check_fail(__FILE__, __LINE__, "50 rows: %lld bytes in blocks of 4096, %lld in blocks of 262144", small, large);
+}
+
+static void three_and_one(dqlitepy_handle node, int i)
+{
+	(void)i;
+	CHECK_OK(dqlitepy_node_set_voters(node, 3));
+	CHECK_OK(dqlitepy_node_set_standbys(node, 1));
+}
+
+static void voters_and_standbys(void)
+{
+	struct mix want = { 3, 1, 1 };
+	start_all(5, three_and_one);
+	WAIT_UNTIL(20, is_mixed, &want);
+	end_all();
+}
+
+static void five_voters(dqlitepy_handle node, int i)
+{
+	(void)i;
+	CHECK_OK(dqlitepy_node_set_voters(node, 5));
+	CHECK_OK(dqlitepy_node_set_standbys(node, 0));
+}
+
+static void all_vote(void)
+{
+	struct mix want = { 5, 0, 0 };
+	start_all(5, five_voters);
+	WAIT_UNTIL(20, is_mixed, &want);
+	end_all();
+}
+
+static void one_and_one(dqlitepy_handle node, int i)
+{
+	(void)i;
+	CHECK_OK(dqlitepy_node_set_voters(node, 1));
+	CHECK_OK(dqlitepy_node_set_standbys(node, 1));
+}
+
+/* A leader with a copy: the second node has the data and no vote. */
+static void one_voter_of_two(void)
+{
+	struct mix want = { 1, 1, 0 };
+	start_all(2, one_and_one);
+	WAIT_UNTIL(20, is_mixed, &want);
+	end_all();
+}
+
+static void two_voters_are_warned_of(void)
+{
+	struct mix want = { 2, 0, 0 };
+	CHECK_OK(dqlitepy_set_log_callback(listen_to, NULL));
+	start_all(2, NULL);
+	WAIT_UNTIL(10, is_mixed, &want);
+	WAIT_UNTIL(10, was_heard, (void *)"3 the cluster has 2 voters");
+	end_all();
+	CHECK_OK(dqlitepy_set_log_callback(NULL, NULL));
+}
+
+/* The first three in one place, the others in two further ones; of the first three the last is the lightest. */
+static const unsigned long long domains[] = { 1, 1, 1, 7, 18446744073709551615ULL };
+
+static void in_domains(dqlitepy_handle node, int i)
+{
+	CHECK_OK(dqlitepy_node_set_failure_domain(node, domains[i]));
+	CHECK_OK(dqlitepy_node_set_weight(node, (unsigned)(10 - i)));
+	CHECK_OK(dqlitepy_node_set_standbys(node, 0));
+}
+
+static int is_spread(void *data)
+{
+	int roles[MOST];
+	(void)data;
+	return ask_roles(roles) && count(roles, DQLITEPY_VOTER) == 3 && roles[3] == DQLITEPY_VOTER && roles[4] == DQLITEPY_VOTER;
+}
+
+static void failure_domains(void)
+{
+	start_all(5, in_domains);
+	for (int i = 0; i < 5; i++) {
+		unsigned long long domain = 0, weight = 0;
+		CHECK_OK(dqlitepy_client_describe(cluster.client, cluster.addresses[i], &domain, &weight));
+		CHECK(domain == domains[i] && weight == (unsigned)(10 - i));
+	}
+	WAIT_UNTIL(25, is_spread, NULL);
+	end_all();
+}
+
+static void weighted(dqlitepy_handle node, int i)
+{
+	static const unsigned weights[] = { 0, 0, 0, 9, 5 };
+	CHECK_OK(dqlitepy_node_set_weight(node, weights[i]));
+	CHECK_OK(dqlitepy_node_set_standbys(node, 0));
+}
+
+static int fifth_votes(void *data)
+{
+	int roles[MOST];
+	(void)data;
+	return ask_roles(roles) && roles[4] == DQLITEPY_VOTER && count(roles, DQLITEPY_VOTER) == 3;
+}
+
+/* When a voter is gone, the lighter one of the others takes its place. */
+static void weights(void)
+{
+	struct mix want = { 3, 0, 2 };
+	int roles[MOST];
+	start_all(5, weighted);
+	WAIT_UNTIL(20, is_mixed, &want);
+	CHECK(ask_roles(roles) && roles[3] == DQLITEPY_SPARE && roles[4] == DQLITEPY_SPARE);
+	int gone = leader() == 1 ? 2 : 1;
+	dqlitepy_node_destroy(cluster.nodes[gone]);
+	cluster.nodes[gone] = 0;
+	WAIT_UNTIL(25, fifth_votes, NULL);
+	end_all();
+}
+
+int main(int argc, char **argv)
+{
+	static const struct test tests[] = {
+		{ "options_are_checked", options_are_checked, 0 },
+		{ "client_timeout", client_timeout, 0 },
+		{ "snapshot_threshold", snapshot_threshold, 0 },
+		{ "block_size", block_size, 0 },
+		{ "voters_and_standbys", voters_and_standbys, 60 },
+		{ "all_vote", all_vote, 60 },
+		{ "one_voter_of_two", one_voter_of_two, 60 },
+		{ "two_voters_are_warned_of", two_voters_are_warned_of, 60 },
+		{ "failure_domains", failure_domains, 60 },
+		{ "weights", weights, 60 },
+		{ NULL, NULL, 0 },
+	};
+	return check_main(argc, argv, tests);
+}
