@@ -16,7 +16,7 @@ mod wake;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -52,9 +52,19 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Opens (and creates, where it does not exist) the database on the leader.
-    pub(crate) fn open(name: &str, connector: Arc<Connector>, wake: Arc<WakeSlot>, deadline: Instant) -> Result<Self> {
+    /// Opens (and creates, where it does not exist) the database on the leader. A write waits `busy` for the transaction
+    /// of another one.
+    pub(crate) fn open(
+        name: &str,
+        connector: Arc<Connector>,
+        wake: Arc<WakeSlot>,
+        busy: Duration,
+        deadline: Instant,
+    ) -> Result<Self> {
         let mut session = Session::new(Arc::clone(&connector), name.to_owned(), Arc::clone(&wake));
+        // A leader of ours has kept the statement waiting for all of this time; one of go-dqlite, or one with another
+        // setting, refuses it earlier. What is cut off sees to it that no second wait begins when the first one ends.
+        session.set_busy(busy - busy / 20);
         session.open(deadline)?;
         Ok(Self {
             name: name.to_owned(),

@@ -93,6 +93,7 @@ struct Running {
     databases: Mutex<HashMap<String, Arc<Database>>>,
     current: Mutex<Option<Arc<Database>>>,
     call_timeout: Duration,
+    busy_timeout: Duration,
     /// Read-held by every call, so that stop and destroy can wait for the last one to leave.
     calls: RwLock<()>,
 }
@@ -174,6 +175,7 @@ impl Node {
             databases: Mutex::new(HashMap::new()),
             current: Mutex::new(None),
             call_timeout: config.options.call_timeout,
+            busy_timeout: Duration::from_millis(config.options.busy_timeout_ms.into()),
             calls: RwLock::new(()),
         };
         *self.phase.lock() = Phase::Running(Arc::new(running));
@@ -273,6 +275,7 @@ impl Running {
             name,
             Arc::clone(&self.connector),
             Arc::clone(&self.wake),
+            self.busy_timeout,
             self.deadline(),
         )?;
         Ok(Arc::clone(

@@ -114,6 +114,10 @@ class Net:
     def name(self, number):
         return f"{self.base}-{number}"
 
+    def enter(self, number):
+        """What comes before a command that is to run there."""
+        return ["ip", "netns", "exec", self.name(number)]
+
     def host(self, number):
         return f"10.77.0.{number}"
 
@@ -224,7 +228,7 @@ class Worker:
         self.log = self.work / f"{label}.log"
         with open(self.stderr, "wb") as stderr:
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", net.name(number), sys.executable, str(HERE / "worker.py"), str(self.log)],
+                [*net.enter(number), sys.executable, str(HERE / "worker.py"), str(self.log)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -45,6 +45,8 @@ client_create = declare("client_create", c_char_p, POINTER(HANDLE))
 client_close = declare("client_close", HANDLE)
 client_add = declare("client_add", HANDLE, c_ulonglong, c_char_p)
 client_remove = declare("client_remove", HANDLE, c_ulonglong)
+client_assign = declare("client_assign", HANDLE, c_ulonglong, c_int)
+client_transfer = declare("client_transfer", HANDLE, c_ulonglong)
 client_leader = declare("client_leader", HANDLE, POINTER(c_void_p))
 client_cluster = declare("client_cluster", HANDLE, POINTER(c_void_p))
 last_error = declare("last_error", result=c_void_p)
@@ -180,6 +182,12 @@ class Process:
 
     def remove(self, id, name="client"):
         check(client_remove(self.clients[name], id))
+
+    def assign(self, id, role, name="client"):
+        check(client_assign(self.clients[name], id, role))
+
+    def transfer(self, id, name="client"):
+        check(client_transfer(self.clients[name], id))
 
     def write(self, writer, kind, file, **settings):
         """Start a writer: a loop of statements of that kind."""

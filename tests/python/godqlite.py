@@ -78,6 +78,12 @@ class GoDqlite:
         result = run(self.program("dqlite"), "-s", address, *options, database, command, env=self.environment, **more)
         return result.returncode, result.stdout, result.stderr
 
+    def ask(self, address, command, *options):
+        """What a command of the shell prints, if it succeeds."""
+        code, out, err = self.shell(address, "demo", command, *options)
+        assert (code, err) == (0, ""), f"{command}: code {code}: {out}{err}"
+        return out.strip()
+
 
 class Demo:
     """A running dqlite-demo; its node has the directory <parent>/<address> and keeps its table in database "demo"."""
