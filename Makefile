@@ -4,6 +4,7 @@ CARGO := scripts/cargo
 # Recipes of one run share target/ and ports, so they follow one another; cargo and cc use all processors by themselves.
 .NOTPARALLEL:
 .PHONY: all lib static header demo test asan cluster-test storm peer-test setup fmt clean distclean help
+.PHONY: bench bench-peer bench-micro bench-instructions
 
 all: lib ## the shared library (default)
 
@@ -34,6 +35,18 @@ storm: lib ## writers under kills, pauses and partitions, with checkers; STORM="
 peer-test: lib ## against go-dqlite 2.0 in a Debian 13 chroot (root only, minutes to set up the first time)
 	tests/interop/peer-test
 
+bench: lib ## speed against the bare engine, into docs/performance; BENCH="--rounds 15 --seconds 1"
+	build/venv/bin/python benches/run.py $(BENCH)
+
+bench-peer: lib ## the same, and against the stand-in for the Go shim in its chroot (root only)
+	build/venv/bin/python benches/run.py --peer $(BENCH)
+
+bench-micro: setup ## single steps of a call
+	$(CARGO) test --release --locked --lib -- --ignored --exact micro::run --nocapture
+
+bench-instructions: lib ## instructions per call against benches/instructions.json; WRITE=--write renews it
+	build/venv/bin/python benches/instructions.py $(WRITE)
+
 setup: ## get what is missing: packages (as root), the engine's sources, crates, a Python environment
 	@scripts/setup
 
@@ -47,4 +60,4 @@ distclean: clean ## also what was downloaded
 	rm -rf build vendor/dqlite vendor/.fetch
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -10,6 +10,9 @@ mod ffi;
 mod handle;
 mod limits;
 mod log;
+#[cfg(test)]
+#[path = "../benches/micro.rs"]
+mod micro;
 mod net;
 mod node;
 mod render;

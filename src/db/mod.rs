@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::client::Connector;
 use crate::db::session::{Session, Sink};
-use crate::db::sql::{Kind as Sql, Statement, statements};
+use crate::db::sql::{Kind as Sql, Statement};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::render::JsonArray;
@@ -30,6 +30,7 @@ use crate::render::JsonArray;
 pub(crate) use crate::db::prepared::PreparedStatement;
 pub(crate) use crate::db::session::Changes;
 pub(crate) use crate::db::shared::{Mode, SharedSession};
+pub(crate) use crate::db::sql::statements;
 pub(crate) use crate::db::stream::ResultRows;
 pub(crate) use crate::db::value::check_size;
 pub(crate) use crate::db::wake::WakeSlot;

@@ -58,3 +58,7 @@ fn object<T: Object>(handle: dqlitepy_handle) -> Result<Arc<T>> {
     fork::check()?;
     handle::get(handle)
 }
+
+/// For benches/micro.rs.
+#[cfg(test)]
+pub(crate) use node::dqlitepy_node_exec;
