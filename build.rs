@@ -29,6 +29,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),
+    ("src/fsm.c", &[("sqlite3_close", "glue_close_conn")]),
     (
         "src/leader.c",
         &[
@@ -50,6 +51,8 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("stmt__registry_get", "glue_stmt_get"),
             ("raft_remove", "glue_raft_remove"),
             ("leader_exec", "glue_leader_exec"),
+            ("VfsAcquireSnapshot", "glue_acquire_dump"),
+            ("sqlite3_close", "glue_close_conn"),
         ],
     ),
     (

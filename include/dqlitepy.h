@@ -220,6 +220,14 @@ extern "C" {
 typedef unsigned long long dqlitepy_handle;
 
 /**
+ * Is told by a long operation how far it is: `done` of `total`, in a unit that the operation names, `total` 0 as long as
+ * it is not known. Not 0 ends the operation. `data` is what was given with the callback. Called on the thread that made
+ * the call, some ten times a second at most, and in the end with `done` = `total`; it must not throw, nor use the session
+ * that is at work, but for dqlitepy_session_interrupt. Since 0.2.0.
+ */
+typedef int (*dqlitepy_progress_callback)(void *data, uint64_t done, uint64_t total);
+
+/**
  * The raft id of a node: never 0.
  */
 typedef unsigned long long dqlitepy_node_id;
@@ -259,6 +267,64 @@ typedef struct {
    */
   int role;
 } dqlitepy_node_info;
+
+/**
+ * Writes a copy of the session's database to a file that any SQLite can open.
+ *
+ * `path` is a NUL-terminated UTF-8 string. What it names is replaced, but only when the copy is complete, was checked and
+ * is on the disk; until then it has a temporary name beside it and is removed again on any failure. The copy is the
+ * database as it was at one moment, not before the call began: everything committed until then is in it, nothing of an
+ * open transaction is. It is a single file (no WAL), readable by its owner only. A database of more than 2 GiB is refused.
+ * `progress` may be NULL; it counts bytes. The library needs little memory for it, the node that leads as much as the
+ * database once more.
+ * Uses a connection of its own; other calls on the session wait until it is done. Blocks without a limit on the whole, but
+ * fails when nothing has come for the session's timeout. Returns DQLITEPY_OK, DQLITEPY_INVALID (path), DQLITEPY_NOTFOUND,
+ * DQLITEPY_MISUSE, DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_TIMEOUT, DQLITEPY_RETRY, DQLITEPY_INTERRUPTED (by
+ * `progress` or dqlitepy_session_interrupt), DQLITEPY_SQL + SQLite's code or DQLITEPY_INTERNAL (such as a full disk).
+ * Since 0.2.0.
+ */
+int dqlitepy_session_dump(dqlitepy_handle session,
+                          const char *path,
+                          dqlitepy_progress_callback progress,
+                          void *data);
+
+/**
+ * Loads a SQLite file into the session's database: its tables with all rows, indexes, views and triggers, the counters
+ * of AUTOINCREMENT, user_version and application_id.
+ *
+ * `path` is a NUL-terminated UTF-8 string. The file is only read, and checked before the first row is loaded. Refused
+ * with DQLITEPY_MISUSE is a file that this process itself has locked through another SQLite, and a database that has
+ * something of the same name already; with DQLITEPY_INVALID a file that is damaged or no database, or that holds virtual
+ * tables. Foreign keys are not checked while rows are loaded. The statistics of ANALYZE are not loaded.
+ * The rows go in transactions of some 4 MiB each; then an index is one transaction, however large. A file with less than
+ * 4 MiB of rows is loaded as a whole or not at all; of a larger one the transactions before a failure stay, and the
+ * message says how much that is.
+ * `progress` may be NULL; it counts rows. Uses a connection of its own; other calls on the session wait until it is done,
+ * and a transaction that is open on it is refused with DQLITEPY_MISUSE. Blocks without a limit on the whole; each
+ * transaction has the session's timeout. Returns as dqlitepy_session_dump, and DQLITEPY_UNKNOWN if it is not known
+ * whether the last transaction was applied. Since 0.2.0.
+ */
+int dqlitepy_session_load_file(dqlitepy_handle session,
+                               const char *path,
+                               dqlitepy_progress_callback progress,
+                               void *data);
+
+/**
+ * Runs a script, such as sqlite3's .dump writes it.
+ *
+ * `sql` and `sql_size` are as for dqlitepy_session_exec. Statements outside a transaction of the script are put into
+ * transactions of some 4 MiB of SQL each; where the script begins one itself, that one is left as it is. After an error
+ * the transactions before it stay, and the message says which line failed and how many statements were kept. A script
+ * that ends inside a transaction is an error, and that transaction is rolled back. Rows are dropped. Settings and
+ * temporary tables of the script end with it.
+ * `progress` may be NULL; it counts bytes of the script. The rest is as for dqlitepy_session_load_file, with the
+ * session's timeout for each statement. Since 0.2.0.
+ */
+int dqlitepy_session_load_script(dqlitepy_handle session,
+                                 const char *sql,
+                                 int64_t sql_size,
+                                 dqlitepy_progress_callback progress,
+                                 void *data);
 
 /**
  * Makes a client of the cluster that the given nodes belong to. Does not connect yet.

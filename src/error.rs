@@ -84,6 +84,12 @@ impl Error {
         self
     }
 
+    /// The same failure, with what else there is to say behind it.
+    pub(crate) fn with(mut self, rest: impl fmt::Display) -> Self {
+        self.message = format!("{}; {rest}", self.message);
+        self
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }

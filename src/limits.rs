@@ -89,3 +89,13 @@ pub(crate) const PARAMETERS: usize = 32_766;
 
 /// How long a session looks for a leader before it looks whether somebody interrupted or closed it meanwhile.
 pub(crate) const SEARCH_SLICE: Duration = Duration::from_secs(3);
+
+/// Bytes of one transaction of a load. Far below what delays heartbeats, far above what a commit costs.
+pub(crate) const LOAD_TRANSACTION: usize = 4 << 20;
+
+/// Bytes and rows that a load holds in memory at a time.
+pub(crate) const LOAD_BATCH: usize = 512 << 10;
+pub(crate) const LOAD_ROWS: usize = 4096;
+
+/// How often, at most, a long operation tells how far it is.
+pub(crate) const REPORT: Duration = Duration::from_millis(20);

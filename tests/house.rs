@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ffi", &["handle", "node", "client", "db", "engine", "net", "render"]),
     ("handle", &["node", "client", "db"]),
     ("node", &["db", "client", "door", "engine", "net", "wire"]),
-    ("db", &["client", "render", "wire", "net"]),
+    ("db", &["client", "render", "wire", "net", "engine"]),
     ("client", &["wire", "net"]),
     ("door", &["wire", "net"]),
     ("render", &["wire"]),

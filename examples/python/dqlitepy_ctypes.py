@@ -122,6 +122,7 @@ class Value(ctypes.Structure):
 
 
 _HANDLE = c_ulonglong
+_PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)
 _SIGNATURES = {
     "dqlitepy_node_create": [_HANDLE, c_char_p, c_char_p, POINTER(_HANDLE)],
     "dqlitepy_node_create_with_cluster": [_HANDLE, c_char_p, c_char_p, c_char_p, POINTER(_HANDLE)],
@@ -132,6 +133,9 @@ _SIGNATURES = {
     "dqlitepy_session_open_addresses": [c_char_p, c_char_p, POINTER(_HANDLE)],
     "dqlitepy_session_close": [_HANDLE],
     "dqlitepy_session_exec": [_HANDLE, c_char_p, c_int64, POINTER(c_int64), POINTER(c_int64)],
+    "dqlitepy_session_dump": [_HANDLE, c_char_p, _PROGRESS, c_void_p],
+    "dqlitepy_session_load_file": [_HANDLE, c_char_p, _PROGRESS, c_void_p],
+    "dqlitepy_session_load_script": [_HANDLE, c_char_p, c_int64, _PROGRESS, c_void_p],
     "dqlitepy_session_prepare": [_HANDLE, c_char_p, c_int64, POINTER(_HANDLE), POINTER(c_uint64)],
     "dqlitepy_session_begin": [_HANDLE, c_int],
     "dqlitepy_session_commit": [_HANDLE],
@@ -410,6 +414,36 @@ class Connection:
             self._free()
             encoded = _text(script, "the script")
             _check(_lib.dqlitepy_session_exec(self._open(), encoded, len(encoded), None, None))
+
+    def dump(self, path, progress=None):
+        """Writes a copy of the database as a SQLite file. progress(done, total) ends it by returning something true."""
+        self._long(_lib.dqlitepy_session_dump, progress, os.fsencode(path))
+
+    def load_file(self, path, progress=None):
+        """Loads a SQLite file into a database that has nothing of the same names."""
+        self._long(_lib.dqlitepy_session_load_file, progress, os.fsencode(path))
+
+    def load_script(self, script, progress=None):
+        """Runs a script as large as memory, in transactions of bounded size."""
+        encoded = _text(script, "the script")
+        self._long(_lib.dqlitepy_session_load_script, progress, encoded, len(encoded))
+
+    def _long(self, function, progress, *arguments):
+        raised = []
+
+        def report(_data, done, total):
+            try:
+                return bool(progress(done, total))
+            except BaseException as error:  # noqa: BLE001  (C has no exceptions)
+                raised.append(error)
+                return 1
+
+        with self._lock:
+            self._free()
+            code = function(self._open(), *arguments, _PROGRESS(report if progress else 0), None)
+        if raised:
+            raise raised[0]
+        _check(code)
 
     def begin(self, mode="DEFERRED"):
         modes = {"DEFERRED": 0, "IMMEDIATE": 1, "EXCLUSIVE": 2}

@@ -38,6 +38,34 @@ impl Body {
     }
 }
 
+/// An answer that is taken piece by piece, because it may be larger than memory should be.
+pub(crate) struct Incoming<'a> {
+    conn: &'a mut Conn,
+    header: Header,
+    left: u64,
+}
+
+impl Incoming<'_> {
+    pub(crate) fn header(&self) -> Header {
+        self.header
+    }
+
+    /// The next bytes of the body; none behind its end.
+    pub(crate) fn piece(&mut self, deadline: Instant) -> Result<&[u8], Broken> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        self.conn.make_room();
+        self.conn.fill(1, deadline)?;
+        let there = &mut self.conn.filled;
+        let size = usize::try_from(self.left).map_or(there.len(), |left| there.len().min(left));
+        let start = there.start;
+        there.start += size;
+        self.left -= size as u64;
+        Ok(&self.conn.buffer[start..start + size])
+    }
+}
+
 /// A call that got no answer.
 #[derive(Debug)]
 pub(crate) struct Broken {
@@ -97,6 +125,18 @@ impl Conn {
         Response::decode_query(header, &self.buffer[body]).map_err(|fault| garbled("a query", &fault))
     }
 
+    /// Sends a request and waits for the header of its response. The whole body has to be taken.
+    pub(crate) fn begin(&mut self, request: &Request<'_>, deadline: Instant) -> Result<Incoming<'_>, Broken> {
+        self.send(request, deadline)?;
+        let header = self.header(deadline)?;
+        self.filled.start += HEADER_LEN;
+        Ok(Incoming {
+            conn: self,
+            header,
+            left: header.body_len(),
+        })
+    }
+
     /// Moves the body of the last message out: a small one is copied, a large one goes with its buffer.
     pub(crate) fn take_body(&mut self, into: &mut Body) {
         let last = std::mem::take(&mut self.last);
@@ -144,11 +184,7 @@ impl Conn {
 
     /// The next message, as its header and where in the buffer its body lies.
     fn receive(&mut self, deadline: Instant) -> Result<(Header, Range<usize>), Broken> {
-        self.make_room();
-        self.fill(HEADER_LEN, deadline)?;
-        let mut bytes = [0; HEADER_LEN];
-        bytes.copy_from_slice(&self.buffer[self.filled.start..self.filled.start + HEADER_LEN]);
-        let header = Header::parse(&bytes);
+        let header = self.header(deadline)?;
         let length = usize::try_from(header.body_len()).unwrap_or(usize::MAX);
         if header.body_len() > limits::RESPONSE {
             return Err(Broken {
@@ -162,6 +198,15 @@ impl Conn {
         self.filled.start = body.end;
         self.last = body.clone();
         Ok((header, body))
+    }
+
+    /// The header of the next message, which stays where it is.
+    fn header(&mut self, deadline: Instant) -> Result<Header, Broken> {
+        self.make_room();
+        self.fill(HEADER_LEN, deadline)?;
+        let mut bytes = [0; HEADER_LEN];
+        bytes.copy_from_slice(&self.buffer[self.filled.start..self.filled.start + HEADER_LEN]);
+        Ok(Header::parse(&bytes))
     }
 
     fn make_room(&mut self) {

@@ -21,7 +21,7 @@ mod probe;
 mod roles;
 mod search;
 
-pub(crate) use conn::{Body, Broken, Conn};
+pub(crate) use conn::{Body, Broken, Conn, Incoming};
 pub(crate) use connector::{Connector, Local};
 pub(crate) use manage::{adjust_once, give_lead_away, handover};
 pub(crate) use members::{Client, Member, members};

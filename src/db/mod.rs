@@ -1,6 +1,7 @@
 //! A database as one handle sees it: sessions, transactions, statements, and what may be sent twice.
 
 mod attempt;
+mod backup;
 mod cache;
 mod failed;
 mod part;

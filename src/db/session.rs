@@ -76,6 +76,21 @@ impl Session {
         }
     }
 
+    /// A session on the same database with a connection of its own, which ends with this one's calls.
+    pub(super) fn sibling(&self) -> Self {
+        let mut sibling = Self::new(
+            Arc::clone(&self.connector),
+            self.database.clone(),
+            Arc::clone(&self.wake),
+        );
+        sibling.busy = self.busy;
+        sibling
+    }
+
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
     /// How long a statement outside a transaction is sent again while others keep the database locked.
     pub(super) fn set_busy(&mut self, busy: Duration) {
         self.busy = busy;

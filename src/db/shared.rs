@@ -329,7 +329,7 @@ impl Drop for SharedSession {
 }
 
 /// A name as SQL writes it, whatever is in it.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

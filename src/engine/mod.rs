@@ -3,10 +3,10 @@
 //! vendor/glue keeps the engine's call order and catches its assertions; here its functions become values with owners.
 
 pub(crate) mod fork;
+pub(crate) mod sqlite;
 mod sys;
 
 // Nothing of these crates is called from Rust; naming them links their C libraries.
-use libsqlite3_sys as _;
 use libuv_sys2 as _;
 use lz4_sys as _;
 

@@ -5,6 +5,7 @@
 
 mod alloc;
 mod args;
+mod backup;
 mod client;
 mod guard;
 mod library;

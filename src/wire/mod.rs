@@ -9,7 +9,7 @@
 //! | `table` | every request once: type, name, schemas, fields, who may send it |
 //! | `fields` | the kinds of field that the table names, and what the door demands of each |
 //! | `request`, `params` | encoding requests, and checking those of a stranger |
-//! | `response`, `rows` | decoding answers |
+//! | `response`, `rows`, `files` | decoding answers |
 //! | `value`, `cursor` | single values, and the primitives below them |
 //!
 //! Nothing here trusts a byte. A decoder never reads past the body it was given, never panics and
@@ -19,6 +19,7 @@
 
 mod cursor;
 mod fields;
+mod files;
 mod params;
 #[cfg(test)]
 mod properties;
@@ -35,6 +36,7 @@ mod value;
 mod vectors;
 
 pub(crate) use cursor::Malformed;
+pub(crate) use files::{Files, Piece};
 pub(crate) use params::Params;
 pub(crate) use request::{Refused, encode_failure};
 pub(crate) use response::{Response, Role};

@@ -20,6 +20,7 @@ mod kind {
 }
 
 pub(super) const FAILURE: u8 = kind::FAILURE;
+pub(super) const FILES: u8 = kind::FILES;
 
 /// What a member of a cluster does. [protocol 5]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

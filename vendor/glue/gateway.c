@@ -8,6 +8,7 @@
 #include "leader.h"
 #include "raft.h"
 #include "stmt.h"
+#include "vfs.h"
 
 #include "internal.h"
 
@@ -51,4 +52,21 @@ void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb wor
 		glue_watch_client(leader->conn, fd);
 	}
 	leader_exec(leader, exec, work, done);
+}
+
+/*
+ * DUMP copies the database into one buffer, whose size is counted in 32 bits: beyond 2 GiB it doubles to nothing, and the
+ * engine writes behind it. A megabyte is for the names and whatever else goes into the answer.
+ */
+#define DUMP_MAX (((uint64_t)1 << 31) - ((uint64_t)1 << 20))
+
+int glue_acquire_dump(sqlite3 *conn, struct vfsSnapshot *snapshot);
+int glue_acquire_dump(sqlite3 *conn, struct vfsSnapshot *snapshot)
+{
+	int rv = VfsAcquireSnapshot(conn, snapshot);
+	if (rv == SQLITE_OK && (uint64_t)snapshot->page_count * snapshot->page_size > DUMP_MAX) {
+		VfsReleaseSnapshot(conn, snapshot);
+		rv = SQLITE_TOOBIG;
+	}
+	return rv;
 }

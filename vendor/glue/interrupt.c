@@ -1,5 +1,6 @@
 /*
- * Stand in for sqlite3_open_v2 (db.c), sqlite3_progress_handler and sqlite3_close_v2 (leader.c).
+ * Stand in for sqlite3_open_v2 (db.c), sqlite3_progress_handler and sqlite3_close_v2 (leader.c), and sqlite3_close (fsm.c,
+ * gateway.c).
  *
  * To stop a running step the engine installs a progress handler then, which SQLite does not look at before the next step,
  * and which waits for the connection's mutex, that is for the end of the step: the node's whole loop stands still
@@ -106,8 +107,7 @@ void glue_watch_client(sqlite3 *conn, int fd)
 	pthread_mutex_unlock(&mutex);
 }
 
-int glue_close_v2(sqlite3 *conn);
-int glue_close_v2(sqlite3 *conn)
+static void forget(sqlite3 *conn)
 {
 	pthread_mutex_lock(&mutex);
 	struct entry **link = find(conn);
@@ -118,5 +118,18 @@ int glue_close_v2(sqlite3 *conn)
 	pthread_mutex_unlock(&mutex);
 	sqlite3_progress_handler(conn, 0, NULL, NULL);
 	free(entry);
+}
+
+int glue_close_v2(sqlite3 *conn);
+int glue_close_v2(sqlite3 *conn)
+{
+	forget(conn);
 	return sqlite3_close_v2(conn);
+}
+
+int glue_close_conn(sqlite3 *conn);
+int glue_close_conn(sqlite3 *conn)
+{
+	forget(conn);
+	return sqlite3_close(conn);
 }
