@@ -128,6 +128,11 @@ extern "C" {
 #define DQLITEPY_INTERRUPTED 104
 
 /**
+ * A queue holds as many requests as it takes; nothing was submitted. Poll it, then submit again. Since 0.2.0.
+ */
+#define DQLITEPY_FULL 105
+
+/**
  * A row is there. Since 0.2.0.
  */
 #define DQLITEPY_ROW 200
@@ -136,6 +141,11 @@ extern "C" {
  * There are no more rows. Since 0.2.0.
  */
 #define DQLITEPY_DONE 201
+
+/**
+ * Rows that came out of a queue: those that are here have been read, more come (dqlitepy_queue_rows_more). Since 0.2.0.
+ */
+#define DQLITEPY_MORE 202
 
 /**
  * SQLite refused: this plus SQLite's primary result code, so 1001 is a syntax error or a missing table, 1005 "database is
@@ -215,7 +225,7 @@ extern "C" {
 #define DQLITEPY_SPARE 2
 
 /**
- * Stands for a node, a client, a session, a statement or the rows of a result. Never 0, never used twice.
+ * Stands for a node, a client, a session, a statement, the rows of a result or a queue. Never 0, never used twice.
  */
 typedef unsigned long long dqlitepy_handle;
 
@@ -237,6 +247,44 @@ typedef unsigned long long dqlitepy_node_id;
  * NUL-terminated UTF-8 text that lives until the callback returns. It must not throw. Since 0.2.0.
  */
 typedef void (*dqlitepy_log_callback)(void *data, int level, const char *message);
+
+/**
+ * What came of a request to a queue.
+ */
+typedef struct {
+  /**
+   * What the caller gave with the request.
+   */
+  uint64_t token;
+  /**
+   * DQLITEPY_OK or the code of the failure, as of the function that does the same and waits.
+   */
+  int code;
+  /**
+   * SQLite's extended result code of the failure; 0 if SQLite was not the one to refuse.
+   */
+  int sqlite_code;
+  /**
+   * What failed, on what, why, and what to do; NULL without a failure. The caller's, goes back through dqlitepy_free.
+   */
+  char *message;
+  /**
+   * The session, statement or rows that were asked for, the caller's to close; else 0.
+   */
+  dqlitepy_handle handle;
+  /**
+   * As of dqlitepy_session_exec.
+   */
+  int64_t last_insert_id;
+  /**
+   * As of dqlitepy_session_exec; of a batch the sum.
+   */
+  int64_t rows_affected;
+  /**
+   * As tail_out of dqlitepy_session_prepare.
+   */
+  uint64_t tail;
+} dqlitepy_completion;
 
 /**
  * One SQL value, as a parameter or in a row. Which member counts depends on `type`.
@@ -730,12 +778,184 @@ int dqlitepy_node_set_block_size(dqlitepy_handle handle,
                                  unsigned int bytes);
 
 /**
+ * Opens a queue: requests are submitted to it, threads of this library carry them out, and their results are polled. The
+ * caller needs no thread.
+ *
+ * One queue serves any number of sessions. Each request is submitted with a `token`, any number, that comes back with its
+ * result; each submitted request gives exactly one result. Requests on one session are carried out one after the other
+ * in the order in which they were submitted, with those of its statements and rows; sessions run beside each other, on a
+ * thread each, up to 64 at a time and more for sessions inside a transaction. All that a submitting function reads is
+ * copied before it returns. It does not block and returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_FULL,
+ * DQLITEPY_SHUTDOWN (another thread has closed the queue) or DQLITEPY_INTERNAL (no thread could be started); other than
+ * with DQLITEPY_OK nothing was submitted. What the request itself can fail with is said of the function that waits.
+ * `capacity` is how many requests the queue takes, counted until their results are polled: 1 to 1048576, 0 = 4096.
+ * `queue_out` receives the handle, to be given back with dqlitepy_queue_close; 0 on failure.
+ * Does not block. Returns DQLITEPY_OK, DQLITEPY_INVALID or DQLITEPY_INTERNAL (no descriptor is left). Since 0.2.0.
+ */
+int dqlitepy_queue_open(uint64_t capacity,
+                        dqlitepy_handle *queue_out);
+
+/**
+ * The descriptor that is readable while results wait, for select, poll, epoll or an event loop such as asyncio or libuv.
+ *
+ * `fd_out` receives it, -1 on failure. It belongs to the queue and is not to be read, written or closed: polling the
+ * queue empty makes it unreadable again. Take it out of the event loop before dqlitepy_queue_close, which closes it.
+ * Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_queue_fd(dqlitepy_handle queue,
+                      int *fd_out);
+
+/**
+ * Fetches results, in the order in which they came.
+ *
+ * `completions` are `max` places. `count_out` receives how many were written, 0 if none was there; fewer than `max` means
+ * that none is left. Their messages and handles are the caller's. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or
+ * DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_queue_poll(dqlitepy_handle queue,
+                        dqlitepy_completion *completions,
+                        uint64_t max,
+                        uint64_t *count_out);
+
+/**
+ * Ends the requests with this token that have not ended: one that waits never runs, one that runs is ended like a call by
+ * dqlitepy_session_interrupt. Their results come as for all requests, with DQLITEPY_INTERRUPTED or what else is true.
+ *
+ * Closing a session or rows cannot be cancelled. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND (no such request, or
+ * it has ended) or DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_queue_cancel(dqlitepy_handle queue,
+                          uint64_t token);
+
+/**
+ * Closes a queue: requests that wait never run, those that run are ended as by dqlitepy_queue_cancel, results that were
+ * not polled are dropped and what they hold is closed. Sessions, statements and rows that the caller has stay open; those
+ * that were submitted to be closed are closed.
+ *
+ * Blocks until the requests have ended, which does not take long. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or
+ * DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_queue_close(dqlitepy_handle queue);
+
+/**
+ * Submits what dqlitepy_session_open does; the result's handle is the session. Since 0.2.0.
+ */
+int dqlitepy_queue_session_open(dqlitepy_handle queue, uint64_t token, dqlitepy_handle node, const char *db_name);
+
+/**
+ * Submits what dqlitepy_session_open_addresses does; the result's handle is the session. Since 0.2.0.
+ */
+int dqlitepy_queue_session_open_addresses(dqlitepy_handle queue,
+                                          uint64_t token,
+                                          const char *addresses_csv,
+                                          const char *db_name);
+
+/**
+ * Submits what dqlitepy_session_close does, behind the requests that were submitted on the session before. The handle
+ * means nothing from now on. Since 0.2.0.
+ */
+int dqlitepy_queue_session_close(dqlitepy_handle queue, uint64_t token, dqlitepy_handle session);
+
+/**
+ * Submits what dqlitepy_session_exec does, or, with values, what dqlitepy_statement_exec does with a statement that they
+ * are bound to.
+ *
+ * `sql` and `sql_size` are as for dqlitepy_session_exec. `values` are `count` values, as many as the statement has
+ * parameters; else the result is DQLITEPY_INVALID. Without values the text may hold any number of statements, also BEGIN,
+ * COMMIT, ROLLBACK and savepoints; with values exactly one. Since 0.2.0.
+ */
+int dqlitepy_queue_session_exec(dqlitepy_handle queue,
+                                uint64_t token,
+                                dqlitepy_handle session,
+                                const char *sql,
+                                int64_t sql_size,
+                                const dqlitepy_value *values,
+                                uint64_t count);
+
+/**
+ * Submits what dqlitepy_session_query does, or, with values, what dqlitepy_statement_query does; the result's handle are
+ * the rows.
+ *
+ * The arguments are as for dqlitepy_queue_session_exec. The first rows have come with the result. Reading them does not
+ * block: when those that are here have been read, dqlitepy_rows_step and dqlitepy_rows_fetch return DQLITEPY_MORE, and
+ * dqlitepy_queue_rows_more asks for the next ones. Until they have been read to DQLITEPY_DONE, or closed, other requests
+ * on the session give DQLITEPY_MISUSE. Since 0.2.0.
+ */
+int dqlitepy_queue_session_query(dqlitepy_handle queue,
+                                 uint64_t token,
+                                 dqlitepy_handle session,
+                                 const char *sql,
+                                 int64_t sql_size,
+                                 const dqlitepy_value *values,
+                                 uint64_t count);
+
+/**
+ * Submits what dqlitepy_statement_exec_batch does, without a statement's handle.
+ *
+ * `sql` and `sql_size` are one statement, as for dqlitepy_session_exec. `values` are `sets` times `columns` values, set
+ * after set; `columns` is at least 1. Since 0.2.0.
+ */
+int dqlitepy_queue_session_exec_batch(dqlitepy_handle queue,
+                                      uint64_t token,
+                                      dqlitepy_handle session,
+                                      const char *sql,
+                                      int64_t sql_size,
+                                      const dqlitepy_value *values,
+                                      uint64_t columns,
+                                      uint64_t sets);
+
+/**
+ * Submits what dqlitepy_session_prepare does; the result has the statement as its handle and the tail. Since 0.2.0.
+ */
+int dqlitepy_queue_session_prepare(dqlitepy_handle queue,
+                                   uint64_t token,
+                                   dqlitepy_handle session,
+                                   const char *sql,
+                                   int64_t sql_size);
+
+/**
+ * Submits what dqlitepy_statement_exec does, with what is bound now: the statement can be bound and submitted anew, or
+ * finalized, at once. Since 0.2.0.
+ */
+int dqlitepy_queue_statement_exec(dqlitepy_handle queue, uint64_t token, dqlitepy_handle statement);
+
+/**
+ * Submits what dqlitepy_statement_query does, with what is bound now; the result's handle are the rows, which are as those
+ * of dqlitepy_queue_session_query. Since 0.2.0.
+ */
+int dqlitepy_queue_statement_query(dqlitepy_handle queue,
+                                   uint64_t token,
+                                   dqlitepy_handle statement);
+
+/**
+ * Submits what dqlitepy_statement_exec_batch does, with the sets that were kept, which are used up. Since 0.2.0.
+ */
+int dqlitepy_queue_statement_exec_batch(dqlitepy_handle queue, uint64_t token, dqlitepy_handle statement);
+
+/**
+ * Asks for the next rows after DQLITEPY_MORE: with the result DQLITEPY_OK they have come, and stepping goes on. At most one
+ * message of them, some 64 KiB or one row, is in memory. Rows that have not been read to their end stay. Since 0.2.0.
+ */
+int dqlitepy_queue_rows_more(dqlitepy_handle queue,
+                             uint64_t token,
+                             dqlitepy_handle rows);
+
+/**
+ * Submits what dqlitepy_rows_close does. The handle means nothing from now on, and what was borrowed from the rows must
+ * not be used any more. Rows that were read to DQLITEPY_DONE close without blocking by dqlitepy_rows_close too. Since 0.2.0.
+ */
+int dqlitepy_queue_rows_close(dqlitepy_handle queue,
+                              uint64_t token,
+                              dqlitepy_handle rows);
+
+/**
  * Goes to the next row.
  *
  * Blocks until it has come, for the session's timeout at most; most rows are there already. Returns DQLITEPY_ROW,
  * DQLITEPY_DONE behind the last row (a write is certain now), DQLITEPY_NOTFOUND, DQLITEPY_INVALID, DQLITEPY_MISUSE
  * (another thread is reading these rows), or what dqlitepy_session_exec returns; after a failure every further step
- * returns the same one. Since 0.2.0.
+ * returns the same one. Rows that came out of a queue do not block and return DQLITEPY_MORE when those that are here have
+ * been read: dqlitepy_queue_rows_more asks for the next ones. Since 0.2.0.
  */
 int dqlitepy_rows_step(dqlitepy_handle rows);
 

@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Retry,
     /// Another thread interrupted the call; nothing was changed.
     Interrupted,
+    /// The queue takes no more requests.
+    Full,
     /// The transaction is gone; every call fails until ROLLBACK.
     TransactionLost,
     /// SQLite's answer; the extended code says which.

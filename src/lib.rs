@@ -1,5 +1,5 @@
 //! dqlite behind a C ABI. docs/design.md draws the house; `ffi` is its front side, and calls go one way:
-//! ffi -> handle -> node -> db -> client -> wire -> net, with the door beside and the engine at the bottom.
+//! ffi -> handle -> queue -> node -> db -> client -> wire -> net, with the door beside and the engine at the bottom.
 
 mod client;
 mod db;
@@ -15,5 +15,6 @@ mod log;
 mod micro;
 mod net;
 mod node;
+mod queue;
 mod render;
 mod wire;

@@ -99,3 +99,17 @@ pub(crate) const LOAD_ROWS: usize = 4096;
 
 /// How often, at most, a long operation tells how far it is.
 pub(crate) const REPORT: Duration = Duration::from_millis(20);
+
+/// Requests that a queue takes, counted until their results are polled, unless its maker wants another number: enough to
+/// keep every thread busy, few enough that who submits without polling notices before memory does.
+pub(crate) const QUEUE: usize = 4096;
+pub(crate) const QUEUE_MOST: usize = 1 << 20;
+
+/// Threads that run the requests of all queues, one for each session that is busy.
+pub(crate) const QUEUE_THREADS: usize = 64;
+
+/// Up to here threads come for requests of sessions inside a transaction alone: all others may be waiting for its end.
+pub(crate) const QUEUE_THREADS_URGENT: usize = 256;
+
+/// A thread that had nothing to do for so long leaves.
+pub(crate) const QUEUE_IDLE: Duration = Duration::from_secs(5);

@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may use, besides the leaves `error`, `limits` and `log`.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("ffi", &["handle", "node", "client", "db", "engine", "net", "render"]),
-    ("handle", &["node", "client", "db"]),
+    (
+        "ffi",
+        &["handle", "queue", "node", "client", "db", "engine", "net", "render"],
+    ),
+    ("handle", &["queue", "node", "client", "db"]),
+    ("queue", &["node", "client", "db", "net"]),
     ("node", &["db", "client", "door", "engine", "net", "wire"]),
     ("db", &["client", "render", "wire", "net", "engine"]),
     ("client", &["wire", "net"]),

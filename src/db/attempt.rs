@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use crate::client::Conn;
+use crate::db::bound;
 use crate::db::cache::Prepared;
 use crate::db::failed::{Failed, ended, not_run, refused, senseless};
 use crate::db::part::Part;
@@ -161,6 +162,17 @@ impl Session {
             sink,
             deadline,
         )
+    }
+
+    /// Refuses parameters that are too few or too many.
+    pub(super) fn check_count(
+        &mut self,
+        statement: &Statement<'_>,
+        params: Params<'_>,
+        deadline: Instant,
+    ) -> Attempt<()> {
+        let prepared = self.prepared(statement, deadline)?;
+        bound::check_count(prepared.parameters, params.len()).map_err(Failed::Refused)
     }
 
     /// The statement as this connection knows it; nothing of it has run.

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod backup;
+mod bound;
 mod cache;
 mod failed;
 mod part;
@@ -28,13 +29,14 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::render::JsonArray;
 
+pub(crate) use crate::db::bound::BoundStatement;
 pub(crate) use crate::db::prepared::PreparedStatement;
 pub(crate) use crate::db::session::Changes;
 pub(crate) use crate::db::shared::{Mode, SharedSession};
 pub(crate) use crate::db::sql::statements;
-pub(crate) use crate::db::stream::ResultRows;
+pub(crate) use crate::db::stream::{Next, ResultRows};
 pub(crate) use crate::db::value::check_size;
-pub(crate) use crate::db::wake::WakeSlot;
+pub(crate) use crate::db::wake::{Cancel, WakeSlot, cancelled};
 pub(crate) use crate::wire::Value;
 
 /// What SQLite says when a text that has to be one statement holds more.

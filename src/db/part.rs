@@ -73,6 +73,11 @@ impl Part {
         self.last
     }
 
+    /// All its rows were read.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     pub(crate) fn names(&self) -> &[CString] {
         &self.names
     }

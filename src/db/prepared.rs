@@ -7,18 +7,14 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::db::session::{Changes, Keep, Session};
+use crate::db::bound::{self, BoundStatement};
+use crate::db::session::Changes;
 use crate::db::shared::SharedSession;
-use crate::db::sql::{Kind as Sql, OwnedStatement, Statement, parameters, statements};
-use crate::db::stream::{ResultRows, start};
+use crate::db::sql::{OwnedStatement, Statement, parameters};
+use crate::db::stream::ResultRows;
 use crate::db::value::{Owned, check_total};
 use crate::error::{Error, Kind, Result};
-use crate::wire::{Params, Value};
-
-/// The savepoint around a batch inside a transaction.
-const SAVEPOINT: &str = "SAVEPOINT dqlitepy_batch";
-const RELEASE: &str = "RELEASE dqlitepy_batch";
-const ROLLBACK_TO: &str = "ROLLBACK TO dqlitepy_batch";
+use crate::wire::Value;
 
 /// What stands behind a statement's handle.
 pub(crate) struct PreparedStatement {
@@ -56,7 +52,7 @@ impl PreparedStatement {
         })
     }
 
-    pub(crate) fn session(&self) -> &SharedSession {
+    pub(crate) fn session(&self) -> &Arc<SharedSession> {
         &self.session
     }
 
@@ -125,18 +121,27 @@ impl PreparedStatement {
     }
 
     pub(crate) fn exec(&self) -> Result<Changes> {
-        let bound = self.lock()?;
-        check_total(&bound.values, self.sql.text())?;
-        let values: Vec<Value<'_>> = bound.values.iter().map(Owned::as_value).collect();
-        self.session
-            .call(|core, deadline| core.exec_with(&self.sql.get(), Params::new(&values), deadline))
+        bound::exec(&self.session, &self.sql, &self.lock()?.values)
     }
 
     pub(crate) fn query(&self) -> Result<ResultRows> {
-        let bound = self.lock()?;
-        check_total(&bound.values, self.sql.text())?;
-        let values: Vec<Value<'_>> = bound.values.iter().map(Owned::as_value).collect();
-        start(&self.session, Arc::clone(&self.sql), &values, Keep::Yes)
+        bound::query(&self.session, &self.sql, &self.lock()?.values)
+    }
+
+    /// The statement with what is bound now, to be run later.
+    pub(crate) fn with_values(&self) -> Result<BoundStatement> {
+        let sets = vec![self.lock()?.values.clone()];
+        Ok(self.with(sets))
+    }
+
+    /// The statement with the sets of its batch, which are used up, to be run later.
+    pub(crate) fn with_batch(&self) -> Result<BoundStatement> {
+        let sets = std::mem::take(&mut self.lock()?.batch);
+        Ok(self.with(sets))
+    }
+
+    fn with(&self, sets: Vec<Vec<Owned>>) -> BoundStatement {
+        BoundStatement::new(Arc::clone(&self.session), Arc::clone(&self.sql), sets)
     }
 
     /// Keeps what is bound as one set of the next batch.
@@ -150,47 +155,9 @@ impl PreparedStatement {
 
     /// Runs the statement for all sets, all or none of it; the sum of the rows affected. The sets are used up.
     pub(crate) fn exec_batch(&self) -> Result<i64> {
-        let batch = std::mem::take(&mut self.lock()?.batch);
-        let bound = self.lock()?;
-        if batch.is_empty() {
-            return Ok(0);
-        }
-        let statement = self.sql.get();
-        if statement.controls_transaction() || statement.kind == Sql::Read {
-            return Err(Error::misuse(
-                "a batch runs statements that change rows, and this one does not",
-            ));
-        }
-        let done = self.session.call(|core, deadline| {
-            let inside = core.in_transaction();
-            let (begin, end) = if inside {
-                (SAVEPOINT, RELEASE)
-            } else {
-                ("BEGIN IMMEDIATE", "COMMIT")
-            };
-            let control = |core: &mut Session, sql: &str| match statements(sql).next() {
-                Some(statement) => core.exec(&statement, deadline).map(|_| ()),
-                None => Ok(()),
-            };
-            control(core, begin)?;
-            let mut sets = batch.iter().map(|set| set.iter().map(Owned::as_value).collect());
-            let failure = match core.exec_many(&statement, &mut sets, deadline) {
-                Ok(rows) => match control(core, end) {
-                    Ok(()) => return Ok(rows),
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
-            // A transaction that is gone already needs nothing; ours alone is ended here, the caller's is told.
-            if inside && failure.kind() == Kind::Sql && core.in_transaction() {
-                let _ = control(core, ROLLBACK_TO).and_then(|()| control(core, RELEASE));
-            } else if !inside && core.in_transaction() {
-                let _ = control(core, "ROLLBACK");
-            }
-            Err(outcome(failure, inside))
-        });
-        drop(bound);
-        done
+        let mut bound = self.lock()?;
+        let batch = std::mem::take(&mut bound.batch);
+        bound::exec_batch(&self.session, &self.sql, &batch)
     }
 
     fn place(&self, index: i64) -> Result<usize> {
@@ -211,17 +178,6 @@ impl PreparedStatement {
             .try_lock()
             .ok_or_else(|| Error::misuse("another thread is using this statement: each thread needs its own"))
     }
-}
-
-/// A transaction that the batch itself opened leaves nothing behind: to the caller it was one statement.
-fn outcome(failure: Error, inside: bool) -> Error {
-    if inside || failure.kind() != Kind::TransactionLost {
-        return failure;
-    }
-    Error::new(
-        Kind::Retry,
-        format!("nothing of the batch was kept, a retry is safe ({})", failure.message()),
-    )
 }
 
 impl Drop for PreparedStatement {

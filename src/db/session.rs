@@ -142,6 +142,7 @@ impl Session {
             return self.exec(statement, deadline);
         }
         self.run(statement, deadline, |session| {
+            session.check_count(statement, params, deadline)?;
             session.exec_prepared(statement, params, deadline)
         })
     }
@@ -183,6 +184,9 @@ impl Session {
     ) -> Result<Option<Conn>> {
         *part = Part::empty();
         self.run(statement, deadline, |session| {
+            if keep == Keep::Yes && !statement.controls_transaction() {
+                session.check_count(statement, params, deadline)?;
+            }
             session.first_part(statement, params, keep, part, deadline)
         })?;
         Ok(if part.is_last() { None } else { self.conn.take() })
@@ -329,7 +333,9 @@ impl Session {
     /// word for it, so BEGIN is asked: it fails inside a transaction, and outside it is taken back.
     fn check_transaction(&mut self, error: &Error, deadline: Instant) {
         let primary = u64::from(error.sqlite_code().unsigned_abs() & 0xff);
-        if !self.transaction.is_open() || matches!(primary, code::ERROR | code::BUSY) {
+        // What this library refused was not asked of SQLite.
+        let harmless = error.kind() != Kind::Sql || matches!(primary, code::ERROR | code::BUSY);
+        if !self.transaction.is_open() || harmless {
             return;
         }
         let Some(conn) = &mut self.conn else { return };

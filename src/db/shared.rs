@@ -74,6 +74,15 @@ impl SharedSession {
         }
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Others may have to wait for what it does next: it is inside a transaction, or its rows are being read.
+    pub(crate) fn is_engaged(&self) -> bool {
+        self.in_transaction.load(Ordering::Acquire) || self.streaming.load(Ordering::Acquire)
+    }
+
     /// Ends the call under way, and rows that are being read; without them nothing happens.
     pub(crate) fn interrupt(&self) -> Result<()> {
         self.check_open()?;
@@ -226,7 +235,7 @@ impl SharedSession {
             ));
         };
         self.check_free()?;
-        self.wake.enter();
+        self.wake.enter()?;
         core.set_busy(Duration::from_millis(self.busy_ms.load(Ordering::Relaxed)));
         core.set_cached(limits::CACHED_STATEMENTS + self.statements.load(Ordering::Relaxed));
         let done = body(&mut core, deadline);
@@ -282,7 +291,7 @@ impl SharedSession {
         !self.in_transaction.load(Ordering::Acquire) && !self.core.lock().is_tainted()
     }
 
-    pub(super) fn wake(&self) -> &WakeSlot {
+    pub(crate) fn wake(&self) -> &WakeSlot {
         &self.wake
     }
 

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 
 use super::*;
+use crate::db::stream::Next;
 use crate::node::Node;
 use crate::wire::Value;
 
@@ -28,7 +29,7 @@ impl Fixture {
     }
 
     fn session(&self) -> Arc<SharedSession> {
-        Arc::new(self.node.open_session("test.db").unwrap())
+        Arc::new(self.node.open_session("test.db", Arc::default()).unwrap())
     }
 
     /// A session that comes through the door, like one from another process.
@@ -51,7 +52,7 @@ const MANY: &str =
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i, 'row ' || i FROM n";
 
 fn integer(rows: &ResultRows) -> i64 {
-    assert!(rows.step().unwrap());
+    assert_eq!(rows.step().unwrap(), Next::Row);
     rows.look(|part| match ResultRows::value(part, 0)? {
         Value::Integer(number) => Ok(number),
         other => panic!("{other:?}"),
@@ -62,7 +63,7 @@ fn integer(rows: &ResultRows) -> i64 {
 fn one(session: &Arc<SharedSession>, sql: &str) -> i64 {
     let rows = session.query(sql).unwrap();
     let found = integer(&rows);
-    assert!(!rows.step().unwrap());
+    assert_eq!(rows.step().unwrap(), Next::Done);
     found
 }
 
@@ -74,7 +75,7 @@ fn prepare(session: &Arc<SharedSession>, sql: &str) -> PreparedStatement {
 fn transactions_of_two_sessions_and_two_databases_are_their_own() {
     let fixture = Fixture::new("own");
     let (one_session, other) = (fixture.session(), fixture.session());
-    let elsewhere = Arc::new(fixture.node.open_session("else.db").unwrap());
+    let elsewhere = Arc::new(fixture.node.open_session("else.db", Arc::default()).unwrap());
     one_session.exec("CREATE TABLE t(a)").unwrap();
     elsewhere.exec("CREATE TABLE t(a)").unwrap();
     one_session.begin(Mode::Immediate).unwrap();
@@ -189,7 +190,7 @@ fn mistakes_with_parameters_are_named() {
             .kind(),
         Kind::Misuse
     );
-    assert!(rows.step().unwrap());
+    assert_eq!(rows.step().unwrap(), Next::Row);
     let seen: Vec<i64> = (0..4)
         .map(|column| {
             rows.look(|part| match ResultRows::value(part, column)? {
@@ -245,13 +246,14 @@ fn rows_stream_and_keep_their_session_until_they_end() {
         for number in 1..=20_000 {
             assert_eq!(integer(&rows), number);
         }
-        assert!(!rows.step().unwrap() && !rows.step().unwrap());
+        assert_eq!(rows.step().unwrap(), Next::Done);
+        assert_eq!(rows.step().unwrap(), Next::Done);
         assert_eq!(one(&session, "SELECT 6"), 6);
         // Many rows at a time; also across the parts.
         let rows = session.query(MANY).unwrap();
         let (mut total, mut sum) = (0, 0);
         loop {
-            let found = rows
+            let (found, _) = rows
                 .fetch(100, &mut |_, _, value| {
                     if let Value::Integer(number) = value {
                         sum += number;
@@ -316,8 +318,8 @@ fn an_error_behind_the_first_rows_is_reported_once_they_are_read() {
     let mut read = 0;
     let error = loop {
         match rows.step() {
-            Ok(true) => read += 1,
-            Ok(false) => panic!("no error"),
+            Ok(Next::Row) => read += 1,
+            Ok(next) => panic!("{next:?}"),
             Err(error) => break error,
         }
     };
@@ -397,7 +399,7 @@ fn the_end_of_the_node_is_the_end_of_its_sessions() {
     let mut error = None;
     for _ in 0..20_001 {
         match rows.step() {
-            Ok(more) => assert!(more, "the rows look complete"),
+            Ok(next) => assert_eq!(next, Next::Row),
             Err(failure) => {
                 error = Some(failure);
                 break;
@@ -478,13 +480,13 @@ fn large_values_pass_and_larger_ones_are_refused() {
     let echo = prepare(&session, "SELECT ?, 7");
     echo.bind(1, Value::Blob(&blob)).unwrap();
     let rows = echo.query().unwrap();
-    assert!(rows.step().unwrap());
+    assert_eq!(rows.step().unwrap(), Next::Row);
     rows.look(|part| {
         assert_eq!(ResultRows::value(part, 0)?, Value::Blob(&blob));
         assert_eq!(ResultRows::value(part, 1)?, Value::Integer(7));
         Ok(())
     })
     .unwrap();
-    assert!(!rows.step().unwrap());
+    assert_eq!(rows.step().unwrap(), Next::Done);
     assert_eq!(one(&session, "SELECT 1"), 1);
 }

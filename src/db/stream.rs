@@ -21,12 +21,24 @@ use crate::wire::{Malformed, Params, Value};
 /// Takes the values of many rows: the row's number in this call, the column, the value.
 pub(crate) type TakeValue<'a> = &'a mut dyn FnMut(usize, usize, Value<'_>);
 
+/// Where a step led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Row,
+    /// Behind the last row.
+    Done,
+    /// Behind the rows that are here; more come, and these rows are not waited for by their reader but loaded.
+    Later,
+}
+
 /// What stands behind the handle of rows.
 pub(crate) struct ResultRows {
     session: Arc<SharedSession>,
     /// Held through a step, so that two threads on the same rows are noticed.
     stream: Mutex<Stream>,
     closing: AtomicBool,
+    /// Its reader never waits: further parts are asked for with `load`.
+    loaded: AtomicBool,
 }
 
 struct Stream {
@@ -55,6 +67,7 @@ pub(super) fn start(
             failed: None,
         }),
         closing: AtomicBool::new(false),
+        loaded: AtomicBool::new(false),
     })
 }
 
@@ -70,36 +83,67 @@ impl ResultRows {
                 failed: None,
             }),
             closing: AtomicBool::new(false),
+            loaded: AtomicBool::new(false),
         }
     }
 
-    pub(crate) fn session(&self) -> &SharedSession {
+    pub(crate) fn session(&self) -> &Arc<SharedSession> {
         &self.session
     }
 
-    /// Goes to the next row; false behind the last one.
-    pub(crate) fn step(&self) -> Result<bool> {
+    /// From now on reading never waits.
+    pub(crate) fn never_wait(&self) {
+        self.loaded.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the next part, if the rows that are here have been read.
+    pub(crate) fn load(&self) -> Result<()> {
+        let mut stream = self.lock()?;
+        if stream.part.is_finished() && stream.conn.is_some() {
+            self.session.wake().go_on()?;
+            stream.advance(&self.session, self.session.deadline())?;
+        }
+        Ok(())
+    }
+
+    /// Goes to the next row.
+    pub(crate) fn step(&self) -> Result<Next> {
         let mut stream = self.lock()?;
         loop {
             let found = stream.part.next_row();
             if stream.intact(&self.session, found)? {
-                return Ok(true);
+                return Ok(Next::Row);
             }
-            if !stream.advance(&self.session, self.session.deadline())? {
-                return Ok(false);
+            if let Some(end) = self.follow(&mut stream)? {
+                return Ok(end);
             }
         }
     }
 
+    /// Behind the rows that are here: None once further ones have come.
+    fn follow(&self, stream: &mut Stream) -> Result<Option<Next>> {
+        if stream.conn.is_some() && self.loaded.load(Ordering::Relaxed) {
+            return Ok(Some(Next::Later));
+        }
+        let more = stream.advance(&self.session, self.session.deadline())?;
+        Ok((!more).then_some(Next::Done))
+    }
+
     /// Hands up to `most` rows to `take`, as many of them as are here without waiting, but one if there is one. What a
     /// value points to stays until the next call.
-    pub(crate) fn fetch(&self, most: usize, take: TakeValue<'_>) -> Result<usize> {
+    pub(crate) fn fetch(&self, most: usize, take: TakeValue<'_>) -> Result<(usize, Next)> {
         let mut stream = self.lock()?;
         loop {
             let found = stream.part.take_rows(most, take);
             let rows = stream.intact(&self.session, found)?;
-            if rows > 0 || most == 0 || !stream.advance(&self.session, self.session.deadline())? {
-                return Ok(rows);
+            if rows > 0 {
+                return Ok((rows, Next::Row));
+            }
+            if most == 0 {
+                return Ok((0, Next::Done));
+            }
+            if let Some(end) = self.follow(&mut stream)? {
+                return Ok((0, end));
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Ending the calls of a handle from another thread.
 
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,9 +25,59 @@ struct State {
     /// The call under way has to end; the next one may begin.
     interrupted: bool,
     under_way: bool,
+    /// What may end that call and no other.
+    cancel: Option<Arc<Cancel>>,
     wakers: Vec<Waker>,
     /// What ends with this one.
     children: Vec<Weak<WakeSlot>>,
+}
+
+/// Ends one call and no other, also if it has not begun yet.
+#[derive(Default)]
+pub(crate) struct Cancel {
+    cancelled: AtomicBool,
+}
+
+thread_local! {
+    /// What the call that this thread makes can be ended by.
+    static COVER: RefCell<Option<Arc<Cancel>>> = const { RefCell::new(None) };
+}
+
+/// Takes the cover off, after a panic too.
+struct Uncover;
+
+impl Drop for Uncover {
+    fn drop(&mut self) {
+        COVER.take();
+    }
+}
+
+impl Cancel {
+    /// Calls that `body` makes can be ended by this.
+    pub(crate) fn cover<T>(self: &Arc<Self>, body: impl FnOnce() -> T) -> T {
+        COVER.set(Some(Arc::clone(self)));
+        let _uncover = Uncover;
+        body()
+    }
+
+    /// From now on a call that it covers does not begin.
+    pub(crate) fn set(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// What this thread's call can be ended by, unless it has been.
+    fn of_this_thread() -> Result<Option<Arc<Self>>> {
+        let cancel = COVER.with_borrow(Clone::clone);
+        match &cancel {
+            Some(cancel) if cancel.cancelled.load(Ordering::Acquire) => Err(cancelled()),
+            _ => Ok(cancel),
+        }
+    }
+}
+
+/// Why a call did not begin.
+pub(crate) fn cancelled() -> Error {
+    Error::new(Kind::Interrupted, "the call was cancelled; nothing was changed")
 }
 
 impl WakeSlot {
@@ -43,21 +95,29 @@ impl WakeSlot {
         }
     }
 
-    /// A slot that is closed together with this one.
-    pub(crate) fn child(&self) -> Result<Arc<Self>> {
+    /// From now on `child` is closed together with this one.
+    pub(crate) fn adopt(&self, child: &Arc<Self>) -> Result<()> {
         let mut state = self.state.lock();
         state.check()?;
-        let child = Arc::new(Self::default());
         state.children.retain(|child| child.strong_count() > 0);
-        state.children.push(Arc::downgrade(&child));
-        Ok(child)
+        state.children.push(Arc::downgrade(child));
+        Ok(())
     }
 
-    /// A call begins that `interrupt` may end.
-    pub(crate) fn enter(&self) {
+    /// A call begins that `interrupt` may end; fails if what covers it was set before.
+    pub(crate) fn enter(&self) -> Result<()> {
         let mut state = self.state.lock();
+        state.cancel = Cancel::of_this_thread()?;
         state.under_way = true;
         state.interrupted = false;
+        Ok(())
+    }
+
+    /// Another thread goes on with the call under way.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        state.cancel = Cancel::of_this_thread()?;
+        Ok(())
     }
 
     /// The call is over; true if it was interrupted, whether it noticed or not.
@@ -69,12 +129,27 @@ impl WakeSlot {
 
     /// Ends the call under way, if there is one.
     pub(crate) fn interrupt(&self) {
+        self.interrupt_if(|_| true);
+    }
+
+    /// Ends the call that `cancel` covers, whether it has begun or will.
+    pub(crate) fn cancel(&self, cancel: &Arc<Cancel>) {
+        cancel.set();
+        self.interrupt_if(|state| state.cancel.as_ref().is_some_and(|it| Arc::ptr_eq(it, cancel)));
+    }
+
+    fn interrupt_if(&self, meant: impl FnOnce(&State) -> bool) {
         let mut state = self.state.lock();
-        if state.under_way {
+        if state.under_way && meant(&state) {
             state.interrupted = true;
             state.wake_all();
             self.ended.notify_all();
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.state.lock().under_way
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -129,21 +204,23 @@ mod tests {
     #[test]
     fn children_end_with_their_parent_and_alone() {
         let parent = WakeSlot::default();
-        let (one, other) = (parent.child().unwrap(), parent.child().unwrap());
+        let (one, other) = (Arc::new(WakeSlot::default()), Arc::new(WakeSlot::default()));
+        parent.adopt(&one).unwrap();
+        parent.adopt(&other).unwrap();
         one.close(Error::new(Kind::Shutdown, "one"));
         assert_eq!(one.check().unwrap_err().message(), "one");
         assert!(other.check().is_ok() && parent.check().is_ok());
         parent.close(Error::new(Kind::Shutdown, "all"));
         assert_eq!(one.check().unwrap_err().message(), "one");
         assert_eq!(other.check().unwrap_err().message(), "all");
-        assert!(parent.child().is_err());
+        assert!(parent.adopt(&one).is_err());
     }
 
     #[test]
     fn an_interrupt_ends_only_the_call_under_way() {
         let slot = Arc::new(WakeSlot::default());
         slot.interrupt();
-        slot.enter();
+        slot.enter().unwrap();
         assert!(slot.check().is_ok());
         let sleeping = Arc::clone(&slot);
         let sleeper = std::thread::spawn(move || sleeping.pause(Duration::from_secs(20)));
@@ -152,8 +229,27 @@ mod tests {
         assert_eq!(sleeper.join().unwrap().unwrap_err().kind(), Kind::Interrupted);
         assert!(began.elapsed() < Duration::from_secs(10));
         assert!(slot.leave());
-        slot.enter();
+        slot.enter().unwrap();
         assert!(slot.check().is_ok());
         assert!(!slot.leave());
+    }
+
+    #[test]
+    fn a_cancel_ends_the_call_that_it_covers_and_no_other() {
+        let slot = WakeSlot::default();
+        let (early, late) = (Arc::new(Cancel::default()), Arc::new(Cancel::default()));
+        slot.cancel(&early);
+        assert_eq!(early.cover(|| slot.enter()).unwrap_err().kind(), Kind::Interrupted);
+        assert!(!slot.leave());
+        late.cover(|| slot.enter()).unwrap();
+        slot.cancel(&early);
+        assert!(slot.check().is_ok());
+        slot.cancel(&late);
+        assert_eq!(slot.check().unwrap_err().kind(), Kind::Interrupted);
+        assert!(slot.leave());
+        // The thread itself is free again.
+        slot.enter().unwrap();
+        slot.cancel(&late);
+        assert!(slot.check().is_ok() && !slot.leave());
     }
 }

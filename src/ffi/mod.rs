@@ -12,6 +12,7 @@ mod library;
 mod log;
 mod node;
 mod options;
+mod queue;
 mod ret;
 mod rows;
 mod session;
@@ -27,7 +28,7 @@ use crate::handle::{self, Object};
 /// The raft id of a node: never 0.
 pub type dqlitepy_node_id = c_ulonglong;
 
-/// Stands for a node, a client, a session, a statement or the rows of a result. Never 0, never used twice.
+/// Stands for a node, a client, a session, a statement, the rows of a result or a queue. Never 0, never used twice.
 pub type dqlitepy_handle = c_ulonglong;
 
 /// A member of a cluster, as dqlitepy_client_cluster describes it in JSON.
@@ -51,6 +52,27 @@ pub struct dqlitepy_value {
     /// Bytes of a text, blob or ISO8601 time; a text has no NUL behind it.
     pub data: *const c_void,
     pub size: u64,
+}
+
+/// What came of a request to a queue.
+#[repr(C)]
+pub struct dqlitepy_completion {
+    /// What the caller gave with the request.
+    pub token: u64,
+    /// DQLITEPY_OK or the code of the failure, as of the function that does the same and waits.
+    pub code: c_int,
+    /// SQLite's extended result code of the failure; 0 if SQLite was not the one to refuse.
+    pub sqlite_code: c_int,
+    /// What failed, on what, why, and what to do; NULL without a failure. The caller's, goes back through dqlitepy_free.
+    pub message: *mut c_char,
+    /// The session, statement or rows that were asked for, the caller's to close; else 0.
+    pub handle: dqlitepy_handle,
+    /// As of dqlitepy_session_exec.
+    pub last_insert_id: i64,
+    /// As of dqlitepy_session_exec; of a batch the sum.
+    pub rows_affected: i64,
+    /// As tail_out of dqlitepy_session_prepare.
+    pub tail: u64,
 }
 
 /// What a handle stands for. In a forked child nothing: another thread of the parent may have held any lock, so this is

@@ -33,10 +33,14 @@ pub const DQLITEPY_RETRY: c_int = 102;
 pub const DQLITEPY_TRANSACTION_LOST: c_int = 103;
 /// The call was ended by dqlitepy_session_interrupt. Nothing was changed. Since 0.2.0.
 pub const DQLITEPY_INTERRUPTED: c_int = 104;
+/// A queue holds as many requests as it takes; nothing was submitted. Poll it, then submit again. Since 0.2.0.
+pub const DQLITEPY_FULL: c_int = 105;
 /// A row is there. Since 0.2.0.
 pub const DQLITEPY_ROW: c_int = 200;
 /// There are no more rows. Since 0.2.0.
 pub const DQLITEPY_DONE: c_int = 201;
+/// Rows that came out of a queue: those that are here have been read, more come (dqlitepy_queue_rows_more). Since 0.2.0.
+pub const DQLITEPY_MORE: c_int = 202;
 /// SQLite refused: this plus SQLite's primary result code, so 1001 is a syntax error or a missing table, 1005 "database is
 /// locked", 1019 a constraint. Since 0.2.0.
 pub const DQLITEPY_SQL: c_int = 1000;
@@ -88,6 +92,7 @@ pub(super) fn code(error: &Error) -> c_int {
         Kind::Timeout => DQLITEPY_TIMEOUT,
         Kind::Unknown => DQLITEPY_UNKNOWN,
         Kind::Retry => DQLITEPY_RETRY,
+        Kind::Full => DQLITEPY_FULL,
         Kind::Interrupted => DQLITEPY_INTERRUPTED,
         Kind::TransactionLost => DQLITEPY_TRANSACTION_LOST,
         Kind::Sql => sql_code(error.sqlite_code()),

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_double, c_int, c_void};
 
-use crate::db::{ResultRows, Value};
+use crate::db::{Next, ResultRows, Value};
 use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::guard::{guard, guard_code};
@@ -27,12 +27,11 @@ fn value<T>(handle: dqlitepy_handle, column: c_int, look: impl FnOnce(Value<'_>)
 /// Blocks until it has come, for the session's timeout at most; most rows are there already. Returns DQLITEPY_ROW,
 /// DQLITEPY_DONE behind the last row (a write is certain now), DQLITEPY_NOTFOUND, DQLITEPY_INVALID, DQLITEPY_MISUSE
 /// (another thread is reading these rows), or what dqlitepy_session_exec returns; after a failure every further step
-/// returns the same one. Since 0.2.0.
+/// returns the same one. Rows that came out of a queue do not block and return DQLITEPY_MORE when those that are here have
+/// been read: dqlitepy_queue_rows_more asks for the next ones. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_rows_step(rows: dqlitepy_handle) -> c_int {
-    guard_code(|| {
-        self::rows(rows, ResultRows::step).map(|found| if found { ret::DQLITEPY_ROW } else { ret::DQLITEPY_DONE })
-    })
+    guard_code(|| self::rows(rows, ResultRows::step).map(in_code))
 }
 
 /// How many columns the rows have; 0 for a statement that yields none.
@@ -243,23 +242,19 @@ pub unsafe extern "C" fn dqlitepy_rows_fetch(
     guard_code(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(rows_out, "rows_out") }?;
-        *out = self::rows(rows, |rows| {
+        let (count, next) = self::rows(rows, |rows| {
             let columns = rows.look(|part| Ok(part.names().len()))?;
             // SAFETY: the caller's promise.
             let places = unsafe { args::places(values, max_rows.saturating_mul(columns as u64), "values") }?;
             let most = usize::try_from(max_rows).unwrap_or(usize::MAX);
-            let found = rows.fetch(most, &mut |row, column, value| {
+            rows.fetch(most, &mut |row, column, value| {
                 if let Some(place) = places.get_mut(row * columns + column) {
                     place.write(in_c(value));
                 }
-            })?;
-            Ok(found as u64)
+            })
         })?;
-        Ok(if *out > 0 {
-            ret::DQLITEPY_ROW
-        } else {
-            ret::DQLITEPY_DONE
-        })
+        *out = count as u64;
+        Ok(in_code(next))
     })
 }
 
@@ -277,6 +272,14 @@ pub extern "C" fn dqlitepy_rows_close(rows: dqlitepy_handle) -> c_int {
         let rows = handle::remove::<ResultRows>(rows)?;
         rows.close().inspect_err(|error| rows.session().note(error))
     })
+}
+
+fn in_code(next: Next) -> c_int {
+    match next {
+        Next::Row => ret::DQLITEPY_ROW,
+        Next::Done => ret::DQLITEPY_DONE,
+        Next::Later => ret::DQLITEPY_MORE,
+    }
 }
 
 fn in_c(value: Value<'_>) -> dqlitepy_value {

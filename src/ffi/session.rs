@@ -43,7 +43,7 @@ pub unsafe extern "C" fn dqlitepy_session_open(
     guard(|| {
         // SAFETY: the caller's promise.
         let (out, name) = unsafe { (args::out(session_out, "session_out")?, args::text(db_name, "db_name")?) };
-        *out = handle::insert(object::<Node>(node)?.open_session(name)?)?;
+        *out = handle::insert(object::<Node>(node)?.open_session(name, Arc::default())?)?;
         Ok(())
     })
 }

@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::db::{PreparedStatement, ResultRows, SharedSession};
 use crate::error::{Error, Kind, Result};
 use crate::node::Node;
+use crate::queue::Queue;
 
 /// Bits of a handle from the top: one unset (so that it is positive in languages without unsigned integers), the kind,
 /// the serial number, the place.
@@ -62,6 +63,7 @@ objects! {
     3 SharedSession "session";
     4 PreparedStatement "statement";
     5 ResultRows "result";
+    6 Queue "queue";
 }
 
 struct Entry {

@@ -239,10 +239,11 @@ impl Node {
     }
 
     /// A session with a transaction of its own; it ends with this handle's share of the node.
-    pub(crate) fn open_session(&self, name: &str) -> Result<SharedSession> {
+    pub(crate) fn open_session(&self, name: &str, wake: Arc<WakeSlot>) -> Result<SharedSession> {
         self.call(|running| {
+            running.wake.adopt(&wake)?;
             let connector = Arc::clone(&running.connector);
-            SharedSession::open(name, connector, running.wake.child()?, running.call_timeout)
+            SharedSession::open(name, connector, wake, running.call_timeout)
         })
     }
 
