@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Functions that the named engine file calls by another name: (file, engine's or libc's name, ours in vendor/glue).
+/// With parameters, it is a call of a pointer that gets other arguments.
 const REPLACED: &[(&str, &[(&str, &str)])] = &[
     (
         "src/server.c",
@@ -35,6 +36,8 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[
             ("sqlite3_progress_handler", "glue_progress_handler"),
             ("sqlite3_close_v2", "glue_close_v2"),
+            ("raft_apply", "glue_apply"),
+            ("raft_barrier", "glue_barrier"),
         ],
     ),
     (
@@ -53,6 +56,12 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("leader_exec", "glue_leader_exec"),
             ("VfsAcquireSnapshot", "glue_acquire_dump"),
             ("sqlite3_close", "glue_close_conn"),
+            (
+                "async_work(io, work, done)",
+                // With its declaration, because no header of the engine has it.
+                "async_work(io, work, ({ extern raft_io_async_work_cb \
+                 glue_work_done(struct gateway *, raft_io_async_work_cb); glue_work_done(g, done); }))",
+            ),
         ],
     ),
     (
@@ -144,6 +153,8 @@ fn compiler(includes: &[PathBuf]) -> cc::Build {
         .flag("-std=gnu11")
         .flag("-fno-strict-aliasing")
         .flag("-fvisibility=hidden")
+        // Its result would be cut to an int.
+        .flag("-Werror=implicit-function-declaration")
         .define("_GNU_SOURCE", None)
         .define("_FILE_OFFSET_BITS", "64")
         .define("HAVE_LINUX_AIO_ABI_H", "1")
@@ -175,7 +186,8 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let mut changed = compiler(includes);
         changed.warnings(false).file(&file);
         for (theirs, ours) in *replacements {
-            if !text.contains(&format!("{theirs}(")) {
+            let called = theirs.split('(').next().unwrap_or(theirs);
+            if !text.contains(&format!("{called}(")) {
                 return Err(format!("{name} no longer calls {theirs}: vendor/glue does not fit this dqlite").into());
             }
             changed.define(theirs, *ours);

@@ -18,6 +18,10 @@ pub(crate) const PROBE: Duration = Duration::from_secs(2);
 /// How long a node that ought to know the leader may take to name it before all others are asked as well.
 pub(crate) const QUICK: Duration = Duration::from_millis(300);
 
+/// How long a session waits for an answer before it asks, and asks again, whether the cluster has another leader meanwhile.
+/// An election at the timer takes seconds, and asking costs a few round trips.
+pub(crate) const LEADER_LOOK: Duration = Duration::from_millis(250);
+
 /// How many nodes are asked at a time.
 pub(crate) const PROBES: usize = 10;
 

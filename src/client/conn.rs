@@ -1,8 +1,10 @@
 //! One connection to one node: requests out, responses in, in order.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::client::connector::Connector;
 use crate::limits;
 use crate::net::{Cause, Stream, Waker};
 use crate::wire::{HEADER_LEN, Header, Malformed, Request, Response, VERSION};
@@ -23,6 +25,13 @@ pub(crate) struct Conn {
     filled: Range<usize>,
     /// Where in `buffer` the last message's body lies.
     last: Range<usize>,
+    leader: Option<Leader>,
+}
+
+/// Whom a connection leads to as the leader, and who can tell whether it still is.
+struct Leader {
+    address: String,
+    connector: Arc<Connector>,
 }
 
 /// The body of a message that was taken out of its connection.
@@ -83,7 +92,17 @@ impl Conn {
             buffer: Vec::new(),
             filled: 0..0,
             last: 0..0,
+            leader: None,
         }
+    }
+
+    /// From now on a call that waits for its answer ends when the cluster has another leader: one whose host vanished, or
+    /// whose process is paused, never says so itself.
+    pub(crate) fn ends_with_lead_of(&mut self, address: &str, connector: &Arc<Connector>) {
+        self.leader = Some(Leader {
+            address: address.to_owned(),
+            connector: Arc::clone(connector),
+        });
     }
 
     /// Wakes whoever waits on this connection.
@@ -230,19 +249,44 @@ impl Conn {
                 let larger = (self.buffer.len() * 2).clamp(BUFFER, needed.max(BUFFER));
                 self.buffer.resize(larger, 0);
             }
-            let free = &mut self.buffer[self.filled.end..];
-            self.filled.end += self.stream.read_some(free, deadline).map_err(|error| Broken {
-                sent: true,
-                cause: Cause::of(&error),
-                reason: match Cause::of(&error) {
-                    Cause::TimedOut => "no answer before the deadline".to_owned(),
-                    Cause::Closed => "the node closed the connection".to_owned(),
-                    Cause::Woken => "the call was ended by another thread".to_owned(),
-                    Cause::Other => format!("receiving: {error}"),
-                },
-            })?;
+            self.filled.end += self.read(deadline)?;
         }
         Ok(())
+    }
+
+    /// What is there, once something is. Waits in slices, to see between them whether there is still somebody to wait for.
+    fn read(&mut self, deadline: Instant) -> Result<usize, Broken> {
+        loop {
+            let slice = match self.leader {
+                Some(_) => deadline.min(Instant::now() + limits::LEADER_LOOK),
+                None => deadline,
+            };
+            let error = match self.stream.read_some(&mut self.buffer[self.filled.end..], slice) {
+                Ok(count) => return Ok(count),
+                Err(error) => error,
+            };
+            let cause = Cause::of(&error);
+            let broken = |cause, reason| Broken {
+                sent: true,
+                cause,
+                reason,
+            };
+            return Err(match cause {
+                Cause::TimedOut if slice < deadline => match self.successor(deadline) {
+                    Some(other) => broken(Cause::Closed, format!("the node leads no more, {other} does")),
+                    None => continue,
+                },
+                Cause::TimedOut => broken(cause, "no answer before the deadline".to_owned()),
+                Cause::Closed => broken(cause, "the node closed the connection".to_owned()),
+                Cause::Woken => broken(cause, "the call was ended by another thread".to_owned()),
+                Cause::Other => broken(cause, format!("receiving: {error}")),
+            });
+        }
+    }
+
+    fn successor(&self, deadline: Instant) -> Option<String> {
+        let leader = self.leader.as_ref()?;
+        leader.connector.successor(&leader.address, deadline)
     }
 }
 

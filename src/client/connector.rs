@@ -68,6 +68,29 @@ impl Connector {
         found
     }
 
+    /// Who leads in the place of the node at `address`, if somebody else knows and that one confirms it. Asks this process's
+    /// node, or those of the list if there is none.
+    pub(super) fn successor(&self, address: &str, deadline: Instant) -> Option<String> {
+        let informants: Vec<String> = match &self.ways.local {
+            Some(local) => vec![local.address().to_owned()],
+            None => self.addresses.iter().map(ToString::to_string).collect(),
+        };
+        let ask = |informant: &str| self.ways.ask(informant, limits::QUICK, deadline);
+        for informant in informants.iter().filter(|informant| *informant != address) {
+            match ask(informant) {
+                Ok(Answer::Leads(_)) => return Some(informant.clone()),
+                // A node that was cut off may name one that led before.
+                Ok(Answer::Follows(_, leader)) if leader != address => {
+                    if let Ok(Answer::Leads(_)) = ask(&leader) {
+                        return Some(leader);
+                    }
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        None
+    }
+
     /// A connection to that very node, whatever its role.
     pub(crate) fn dial(&self, address: &str, deadline: Instant) -> Result<Conn> {
         self.ways.dial(address, deadline)

@@ -363,6 +363,7 @@ impl Session {
             self.wake.check()?;
             let (mut conn, address) = self.find_leader(deadline)?;
             self.wake.watch(conn.waker())?;
+            conn.ends_with_lead_of(&address, &self.connector);
             let request = Request::Open {
                 name: self.database.as_bytes(),
                 flags: 0,

@@ -2,10 +2,12 @@
  * Stand in for functions in gateway.c and leader.c's entry, where requests of clients meet what the engine takes on trust.
  */
 #include <sqlite3.h>
+#include <stdatomic.h>
 
 #include "conn.h"
 #include "gateway.h"
 #include "leader.h"
+#include "protocol.h"
 #include "raft.h"
 #include "stmt.h"
 #include "vfs.h"
@@ -41,6 +43,21 @@ int glue_raft_remove(struct raft *raft, struct raft_change *change, raft_id id, 
 	return raft->configuration.n > 1 ? raft_remove(raft, change, id, cb) : RAFT_BADID;
 }
 
+/* The engine's continuation of QUERY_SQL; always the same function. */
+static _Atomic(exec_done_cb) engine_query_sql_done;
+
+/*
+ * Where QUERY_SQL fails before its first step the engine says "nonempty statement tail", whatever the reason: it takes the
+ * part of the text that it has not looked at for a second statement. Only where it did look has the failure no other code.
+ */
+static void query_sql_done(struct exec *exec)
+{
+	if (exec->status != RAFT_OK && exec->status != RAFT_ERROR) {
+		exec->tail = NULL;
+	}
+	atomic_load(&engine_query_sql_done)(exec);
+}
+
 /* Every statement passes here, with its connection known: from then on it can be seen that the client has gone. */
 void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb work, exec_done_cb done);
 void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb work, exec_done_cb done)
@@ -50,6 +67,10 @@ void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb wor
 	uv_os_fd_t fd;
 	if (uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0) {
 		glue_watch_client(leader->conn, fd);
+	}
+	if (gateway->req->type == DQLITE_REQUEST_QUERY_SQL) {
+		atomic_store(&engine_query_sql_done, done);
+		done = query_sql_done;
 	}
 	leader_exec(leader, exec, work, done);
 }

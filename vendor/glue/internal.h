@@ -66,12 +66,22 @@ struct glue_loop *glue_loop_open(struct dqlite_node *engine);
 void glue_loop_detach(struct glue_loop *loop);
 void glue_loop_free(struct glue_loop *loop);
 struct glue_loop *glue_loop_of(struct glue_node *node);
+struct raft;
+struct glue_loop *glue_loop_of_raft(struct raft *raft);
+
+/* Until when a leader's reads need no proof (lease.c); on the loop's thread. */
+struct glue_lease {
+	uint64_t proven_in; /* the term; 0: not at all */
+	uint64_t proven_at; /* when the entry that proves it was appended at the earliest */
+	uint64_t waits_for; /* the index of the next proof, 0: none */
+	uint64_t waits_in;
+	uint64_t waits_since;
+	bool refreshing;
+};
+struct glue_lease *glue_lease_of(struct raft *raft);
+void glue_lease_end(struct glue_lease *lease);
 /* Any thread: the engine was given this socket as its link to a peer. */
 void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
-
-/* The statement that runs next on this connection of SQLite belongs to the client behind this socket. */
-struct sqlite3;
-void glue_watch_client(struct sqlite3 *conn, int fd);
 
 /* The statement that runs next on this connection of SQLite belongs to the client behind this socket. */
 struct sqlite3;

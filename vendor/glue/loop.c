@@ -60,7 +60,13 @@ struct glue_loop {
 	raft_id lost_leader;
 	raft_time lost_at;
 	unsigned attempts; /* left */
+	struct glue_lease lease;
 };
+
+struct glue_lease *glue_lease_of(struct raft *raft)
+{
+	return &glue_loop_of_raft(raft)->lease;
+}
 
 static void request_release(struct request *request)
 {
@@ -179,6 +185,8 @@ static void link_ended(uv_poll_t *poll, int status, int events)
 	(void)status;
 	(void)events;
 	shutdown(link->fd, SHUT_RDWR);
+	/* The peer sees the end too, and may vote for another without waiting for a timeout. */
+	glue_lease_end(&link->loop->lease);
 	if (raft->state != RAFT_UNAVAILABLE) {
 		make_raft_dial_again(raft, link->address);
 	}

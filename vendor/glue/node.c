@@ -44,6 +44,12 @@ struct glue_loop *glue_loop_of(struct glue_node *node)
 	return node->loop;
 }
 
+struct glue_loop *glue_loop_of_raft(struct raft *raft)
+{
+	struct dqlite_node *engine = (struct dqlite_node *)((char *)raft - offsetof(struct dqlite_node, raft));
+	return owner_of(engine)->loop;
+}
+
 bool glue_is_lost(struct glue_node *node)
 {
 	return atomic_load(&node->lost);

@@ -1,0 +1,217 @@
+/*
+ * What a leader reads is true only while it leads. The engine asks its own state, which is old where the process was paused
+ * or cut off: the others may have elected another leader and written since. So before the first rows of a read go out, this
+ * node has to know that it still led when the read began.
+ *
+ * It knows by its log: an entry that it appended and that was committed in the same term was taken by a majority after it
+ * was appended, so until then no other leader was elected, and none is for an election timeout after: who took it waits that
+ * long. A read that is covered by such an entry goes out at once. One that is not waits for a barrier, a new entry. Writes
+ * need nothing: their own entry is the proof.
+ *
+ * Elections that do not wait for the timeout: those at the end of the leader's links (loop.c), which it sees too, and those
+ * of a transfer of leadership. Both end the lease here.
+ *
+ * Stand in for raft_apply and raft_barrier in leader.c, and for the call of raft_io.async_work in gateway.c.
+ */
+#include <sqlite3.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "gateway.h"
+#include "leader.h"
+#include "protocol.h"
+#include "raft.h"
+#include "raft/configuration.h"
+#include "raft/log.h"
+
+#include "internal.h"
+
+/* Goes on while the host sleeps. uv_now would not do: it stands still while the loop is busy. */
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static bool leads_alone(const struct raft *raft)
+{
+	const struct raft_server *self = configurationGet(&raft->configuration, raft->id);
+	return configurationVoterCount(&raft->configuration) == 1 && self != NULL && self->role == RAFT_VOTER;
+}
+
+void glue_lease_end(struct glue_lease *lease)
+{
+	*lease = (struct glue_lease){ .refreshing = lease->refreshing };
+}
+
+/* How long reads are still covered, in ms. The lease is half an election timeout: the clocks of hosts differ a little. */
+static uint64_t time_left(struct raft *raft, struct glue_lease *lease)
+{
+	uint64_t length = raft->election_timeout / 2;
+	if (raft->state != RAFT_LEADER) {
+		return 0;
+	}
+	if (leads_alone(raft)) {
+		return length;
+	}
+	if (raft->transfer != NULL) {
+		/* Whom the lead is given to stands for election at once. */
+		glue_lease_end(lease);
+		return 0;
+	}
+	if (lease->waits_for != 0 && lease->waits_in == raft->current_term && raft->commit_index >= lease->waits_for) {
+		lease->proven_in = lease->waits_in;
+		lease->proven_at = lease->waits_since;
+		lease->waits_for = 0;
+	}
+	uint64_t age = now_ms() - lease->proven_at;
+	return lease->proven_in == raft->current_term && age < length ? length - age : 0;
+}
+
+/* If the log has grown since it ended at `before`, its last entry was appended at `began` or later. */
+static void note(struct raft *raft, raft_index before, uint64_t began)
+{
+	struct glue_lease *lease = glue_lease_of(raft);
+	raft_index last = logLastIndex(raft->log);
+	time_left(raft, lease);
+	if (last > before && (lease->waits_for == 0 || lease->waits_in != raft->current_term)) {
+		lease->waits_for = last;
+		lease->waits_in = raft->current_term;
+		lease->waits_since = began;
+	}
+}
+
+int glue_apply(struct raft *, struct raft_apply *, const struct raft_buffer[], unsigned, raft_apply_cb);
+int glue_apply(struct raft *raft, struct raft_apply *req, const struct raft_buffer bufs[], unsigned n, raft_apply_cb cb)
+{
+	raft_index before = logLastIndex(raft->log);
+	uint64_t began = now_ms();
+	int rv = raft_apply(raft, req, bufs, n, cb);
+	note(raft, before, began);
+	return rv;
+}
+
+int glue_barrier(struct raft *, struct raft_barrier *, raft_barrier_cb);
+int glue_barrier(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb)
+{
+	raft_index before = logLastIndex(raft->log);
+	uint64_t began = now_ms();
+	int rv = raft_barrier(raft, req, cb);
+	note(raft, before, began);
+	return rv;
+}
+
+static void refreshed(struct raft_barrier *barrier, int status)
+{
+	struct glue_lease *lease = barrier->data;
+	(void)status;
+	lease->refreshing = false;
+	raft_free(barrier);
+}
+
+/* Ahead of time, so that where much is read and nothing written no read has to wait. */
+static void refresh(struct raft *raft, struct glue_lease *lease)
+{
+	struct raft_barrier *barrier;
+	if (lease->refreshing || (barrier = raft_malloc(sizeof *barrier)) == NULL) {
+		return;
+	}
+	barrier->data = lease;
+	lease->refreshing = true;
+	if (glue_barrier(raft, barrier, refreshed) != 0) {
+		refreshed(barrier, RAFT_NOTLEADER);
+	}
+}
+
+/* The engine's own continuation of a query; always the same function. */
+static _Atomic(raft_io_async_work_cb) query_work_done;
+
+static void prove(struct raft_io_async_work *work, int rows);
+
+/* A read whose first rows are there and that waits for the proof. */
+struct waiting {
+	struct raft_barrier barrier;
+	struct raft_io_async_work *work;
+	int rows;   /* what the step gave */
+	bool fresh; /* the barrier is an entry of its own, and not one that was there before the read */
+};
+
+/* Nothing of it has left this node, and nothing was changed: whoever asks the next leader gets the same answer. */
+static void refuse(struct raft_io_async_work *work)
+{
+	struct exec *exec = work->data;
+	struct gateway *gateway = exec->data;
+	sqlite3_reset(exec->stmt);
+	/* Back to where the message's body begins, behind the word of its header. */
+	gateway->req->buffer->offset = sizeof(uint64_t);
+	leader_exec_result(exec, RAFT_NOTLEADER);
+	leader_exec_resume(exec);
+}
+
+static struct raft *raft_of(struct raft_io_async_work *work)
+{
+	struct exec *exec = work->data;
+	return ((struct gateway *)exec->data)->raft;
+}
+
+static void proven(struct raft_barrier *barrier, int status)
+{
+	struct waiting waiting = *(struct waiting *)barrier;
+	struct raft *raft = raft_of(waiting.work);
+	raft_free(barrier);
+	if (status != 0) {
+		refuse(waiting.work);
+	} else if (waiting.fresh || time_left(raft, glue_lease_of(raft)) > 0) {
+		atomic_load(&query_work_done)(waiting.work, waiting.rows);
+	} else {
+		prove(waiting.work, waiting.rows);
+	}
+}
+
+static void prove(struct raft_io_async_work *work, int rows)
+{
+	struct raft *raft = raft_of(work);
+	raft_index before = logLastIndex(raft->log);
+	struct waiting *waiting = raft_malloc(sizeof *waiting);
+	if (waiting == NULL) {
+		refuse(work);
+		return;
+	}
+	*waiting = (struct waiting){ .work = work, .rows = rows };
+	if (glue_barrier(raft, &waiting->barrier, proven) != 0) {
+		raft_free(waiting);
+		refuse(work);
+		return;
+	}
+	waiting->fresh = logLastIndex(raft->log) > before;
+}
+
+static void first_rows(struct raft_io_async_work *work, int rows)
+{
+	struct exec *exec = work->data;
+	struct raft *raft = raft_of(work);
+	if ((rows == SQLITE_ROW || rows == SQLITE_DONE) && sqlite3_stmt_readonly(exec->stmt)) {
+		uint64_t left = time_left(raft, glue_lease_of(raft));
+		if (left == 0) {
+			prove(work, rows);
+			return;
+		}
+		if (left < raft->election_timeout / 4) {
+			refresh(raft, glue_lease_of(raft));
+		}
+	}
+	atomic_load(&query_work_done)(work, rows);
+}
+
+raft_io_async_work_cb glue_work_done(struct gateway *gateway, raft_io_async_work_cb done);
+raft_io_async_work_cb glue_work_done(struct gateway *gateway, raft_io_async_work_cb done)
+{
+	const struct handle *req = gateway->req;
+	bool query = req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL;
+	if (!query || req->parameters_bound) {
+		return done;
+	}
+	atomic_store(&query_work_done, done);
+	return first_rows;
+}
