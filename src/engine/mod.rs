@@ -102,6 +102,8 @@ pub(crate) struct Status {
     pub(crate) leads: bool,
     /// Nothing but the first configuration was ever written, and no session is open.
     pub(crate) blank: bool,
+    /// The cluster was founded by this node and never had another member.
+    pub(crate) lone: bool,
     /// The leader's id, 0 if none is known.
     pub(crate) leader: u64,
     pub(crate) term: u64,
@@ -223,6 +225,7 @@ impl Engine {
         Ok(Status {
             leads: status.leads,
             blank: status.blank,
+            lone: status.lone,
             leader: status.leader,
             term: status.term,
             last_index: status.last_index,

@@ -14,6 +14,7 @@ use crate::net;
 use crate::node::files::{self, Entry};
 use crate::node::instance::Instance;
 use crate::node::join;
+use crate::node::rival;
 
 /// Between two looks at the members; a node that waits to join tries more often.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -126,18 +127,18 @@ impl Duties {
 
 fn run(duties: &Duties, instance: &Weak<Instance>) {
     let mut known = Known::default();
-    let mut fresh = true;
     loop {
         let Some(node) = instance.upgrade() else { return };
         if node.watch().check().is_err() {
             // Whoever is connected from outside would wait for an engine that does not answer any more.
             node.close_door();
         } else if duties.joined() {
-            look_after(&node, &mut known);
+            match rival::find(&node) {
+                Some(rival) => node.watch().lose(rival),
+                None => look_after(&node, &mut known),
+            }
         } else {
-            duties.set_joined(join::attempt(&node, fresh));
-            // What comes after a first attempt was our own doing.
-            fresh = false;
+            duties.set_joined(join::attempt(&node));
         }
         // The node must be able to end while this thread waits.
         drop(node);

@@ -14,8 +14,10 @@ const CLUSTER: &str = "cluster.yaml";
 const JOIN: &str = "join";
 const LOCK: &str = "dqlite-lock";
 
-/// What the file `join` holds while a node gives up a history of its own; go-dqlite's is always empty.
+/// What the file `join` holds while a node gives up a history of its own, or is here for the first time; go-dqlite's is
+/// always empty.
 const RESET: &str = "reset\n";
+const NEW: &str = "new\n";
 
 /// A node as the files name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub(crate) fn load_cluster(dir: &Path) -> Vec<Entry> {
 /// What the file `join` says: this node has been told to join a cluster and is not a member yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Join {
+    /// To be added by the leader, and the directory was empty: what the members know of this node is from before.
+    New,
     /// To be added by the leader; until then it never founds a cluster.
     Pending,
     /// The same, and what raft has written here is to be removed first.
@@ -76,7 +80,11 @@ pub(crate) enum Join {
 }
 
 pub(crate) fn load_join(dir: &Path) -> Result<Option<Join>> {
-    Ok(read(&dir.join(JOIN))?.map(|text| if text == RESET { Join::Reset } else { Join::Pending }))
+    Ok(read(&dir.join(JOIN))?.map(|text| match text.as_str() {
+        NEW => Join::New,
+        RESET => Join::Reset,
+        _ => Join::Pending,
+    }))
 }
 
 pub(crate) fn store_join(dir: &Path, join: Join) -> Result<()> {
@@ -84,6 +92,7 @@ pub(crate) fn store_join(dir: &Path, join: Join) -> Result<()> {
         dir,
         JOIN,
         match join {
+            Join::New => NEW,
             Join::Pending => "",
             Join::Reset => RESET,
         },

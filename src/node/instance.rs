@@ -24,6 +24,7 @@ use crate::node::duties::Duties;
 use crate::node::files::{self, Created, Entry};
 use crate::node::identity;
 use crate::node::plan::Plan;
+use crate::node::rival;
 use crate::node::watch::Watch;
 
 /// How long the engine may take to say who belongs to the cluster or how raft stands; it answers from memory.
@@ -95,6 +96,11 @@ impl Instance {
         let fresh = Fresh::look(&config.dir, created)?;
         match Self::open(config, me, plan, bound, listener) {
             Ok(instance) => {
+                if plan == Plan::Restart
+                    && let Some(rival) = rival::find(&instance)
+                {
+                    return Err(rival);
+                }
                 RUNNING.lock().push(Arc::downgrade(&instance));
                 log::info(format_args!(
                     "node {} at {} started in {}",

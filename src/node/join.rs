@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::client::{Client, Member, Role};
 use crate::error::{Error, Result};
+use crate::log;
 use crate::net::Address;
 use crate::node::duties::entry;
 use crate::node::files;
@@ -12,8 +13,8 @@ use crate::node::instance::Instance;
 /// One attempt; the duties repeat it.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
-/// Asks the leader to make this node a member. `fresh`: this is the first attempt of this start.
-pub(crate) fn attempt(node: &Instance, fresh: bool) -> Result<()> {
+/// Asks the leader to make this node a member.
+pub(crate) fn attempt(node: &Instance) -> Result<()> {
     let me = node.me();
     let peers = node.watch().peers(node.config());
     if peers.is_empty() {
@@ -29,8 +30,15 @@ pub(crate) fn attempt(node: &Instance, fresh: bool) -> Result<()> {
     node.watch().learn(&members.iter().map(entry).collect::<Vec<_>>());
     // In the list before anything of it was in the directory: this node was a member once and has lost what it
     // acknowledged then. Going on under the same entry could undo what a majority agreed on.
-    if fresh && node.watch().is_new() && members.iter().any(|member| is(member, node)) {
-        client.remove(me.id)?;
+    if node.watch().is_new() {
+        if members.iter().any(|member| is(member, node)) {
+            client.remove(me.id)?;
+            log::info(format_args!(
+                "node {} at {} was a member once and has lost its data: it was removed and joins anew",
+                me.id, me.address
+            ));
+        }
+        node.watch().begin_joining()?;
     }
     let targets = node.config().options.targets;
     client.enter(me.id, &Address::parse_peer(&me.address, "address")?, targets)?;

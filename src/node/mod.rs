@@ -6,6 +6,7 @@ mod identity;
 mod instance;
 mod join;
 mod plan;
+mod rival;
 mod watch;
 
 use std::collections::HashMap;

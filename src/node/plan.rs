@@ -1,12 +1,12 @@
 //! What a start does to belong to a cluster: found one, join one, or go on where it was.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::client::{Conn, members};
 use crate::error::Result;
-use crate::net::{Address, Stream};
+use crate::net::Address;
 use crate::node::Config;
 use crate::node::files::{self, Join};
+use crate::node::rival;
 
 /// How long another member may take to say whether it belongs to a cluster, before the first of the list founds one.
 const SURVEY: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ impl Plan {
         }
         match files::load_join(&config.dir)? {
             Some(Join::Reset) => return Ok(Self::Reset),
-            Some(Join::Pending) => return Ok(Self::Join),
+            Some(Join::New | Join::Pending) => return Ok(Self::Join),
             None => {}
         }
         // Without a log, a node that knows other members is a spare of theirs; any other one was founding when it ended.
@@ -57,16 +57,9 @@ impl Plan {
             return Self::Bootstrap;
         }
         let first = config.cluster.first().is_some_and(|first| first.to_string() == address);
-        if first && !others.iter().any(|member| belongs_to_a_cluster(member)) {
+        if first && others.iter().all(|member| rival::members_of(member, SURVEY).is_empty()) {
             return Self::Bootstrap;
         }
         Self::Join
     }
-}
-
-fn belongs_to_a_cluster(member: &Address) -> bool {
-    let deadline = Instant::now() + SURVEY;
-    Stream::connect_tcp(member, deadline)
-        .and_then(|stream| members(&mut Conn::new(stream), deadline))
-        .is_ok_and(|members| !members.is_empty())
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::net::{self, Address};
 use crate::node::Config;
-use crate::node::files::{self, Entry};
+use crate::node::files::{self, Entry, Join};
 use crate::node::plan::Plan;
 
 /// How long the engine may take to dial a peer; its pool has a thread for each.
@@ -24,11 +24,11 @@ pub(crate) struct Watch {
     dir: PathBuf,
     me: Entry,
     plan: Mutex<Plan>,
-    /// The directory was empty, and this start is the first that means to join with it.
-    is_new: bool,
+    /// The directory was empty, and whatever the members know of this node is from before.
+    is_new: AtomicBool,
     /// The lock on the directory was ours, so what is in it now is ours as well.
     prepared: AtomicBool,
-    lost: OnceLock<String>,
+    lost: OnceLock<Error>,
     wakes: Mutex<Vec<Weak<WakeSlot>>>,
     /// The other members, as last heard.
     others: Mutex<Vec<Address>>,
@@ -37,12 +37,12 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(dir: PathBuf, me: Entry, plan: Plan) -> Self {
         let known = files::load_cluster(&dir);
-        let is_new = plan == Plan::Join && matches!(files::load_join(&dir), Ok(None));
+        let is_new = plan == Plan::Join && matches!(files::load_join(&dir), Ok(None | Some(Join::New)));
         let watch = Self {
             dir,
             me,
             plan: Mutex::new(plan),
-            is_new,
+            is_new: AtomicBool::new(is_new),
             prepared: AtomicBool::new(false),
             lost: OnceLock::new(),
             wakes: Mutex::new(Vec::new()),
@@ -57,7 +57,14 @@ impl Watch {
     }
 
     pub(crate) fn is_new(&self) -> bool {
-        self.is_new
+        self.is_new.load(Ordering::Acquire)
+    }
+
+    /// The members know nothing of this node but what it asks them from now on. A crash does not bring the question back.
+    pub(crate) fn begin_joining(&self) -> Result<()> {
+        files::store_join(&self.dir, Join::Pending)?;
+        self.is_new.store(false, Ordering::Release);
+        Ok(())
     }
 
     pub(crate) fn set_plan(&self, plan: Plan) {
@@ -102,18 +109,15 @@ impl Watch {
     }
 
     /// Takes the node out of service for a reason that only a person can mend.
-    pub(crate) fn lose(&self, reason: &str) {
-        let _ = self.lost.set(reason.to_owned());
-        log::error(format_args!(
-            "node {} at {} is lost: {reason}",
-            self.me.id, self.me.address
-        ));
-        self.wake_all(&lost(reason));
+    pub(crate) fn lose(&self, why: Error) {
+        let why = self.lost.get_or_init(|| why);
+        log::error(format_args!("node {} at {}: {why}", self.me.id, self.me.address));
+        self.wake_all(why);
     }
 
     pub(crate) fn check(&self) -> Result<()> {
         match self.lost.get() {
-            Some(reason) => Err(lost(reason)),
+            Some(why) => Err(why.clone()),
             None => Ok(()),
         }
     }
@@ -135,7 +139,7 @@ impl engine::Owner for Watch {
         self.prepared.store(true, Ordering::Release);
         let plan = *self.plan.lock();
         if plan.joins() {
-            files::store_join(&self.dir, files::Join::Pending)?;
+            files::store_join(&self.dir, if self.is_new() { Join::New } else { Join::Pending })?;
         }
         if known.is_none() {
             files::store_cluster(&self.dir, std::slice::from_ref(&self.me))?;
@@ -153,7 +157,7 @@ impl engine::Owner for Watch {
     }
 
     fn lost(&self, reason: &str) {
-        self.lose(reason);
+        self.lose(lost(reason));
     }
 }
 

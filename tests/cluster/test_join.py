@@ -368,6 +368,8 @@ def test_a_wiped_node_does_not_vote_away_what_it_acknowledged(cluster, delay):
     first.start(START)
     wait_until(lambda: second.worker.call("query", sql="SELECT count(*) AS n FROM kept").value == [{"n": 50}], 20, "the rows")
     wait_until(lambda: third.worker.call("open_db").code == OK, 20, "node 3 is well")
+    # With nobody there to ask it was not forgotten that what they know of it is from before.
+    assert delay is not None or "has lost its data" in third.worker.log.read_text()
     expect_one_cluster(three)
 
 
@@ -408,6 +410,14 @@ def test_the_first_of_the_list_wiped_while_the_others_are_down(cluster):
 
         wait_until(stopped, 20, lambda: f"the new cluster goes on: {errors[0]}")
         assert three[2].address in errors[0].error or three[3].address in errors[0].error, errors[0].error
+        # Nor does it serve again while the other one is there.
+        first.kill()
+        reply = first.begin().wait(START + SLACK)
+        assert reply.code == MISUSE and "empty data directory" in reply.error, str(reply)
+        first.kill()
+        first.wipe()
+        first.start(START)
+        expect_one_cluster(three)
     else:
         assert reply.code == NOLEADER, str(reply)
     assert {id for id in three.members(others)} >= {2, 3}

@@ -59,6 +59,7 @@ int glue_node_stop(struct glue_node *node);
 struct glue_status {
 	bool leads;
 	bool blank;      /* only a first configuration and barriers in the log, no session open */
+	bool lone;	 /* the cluster was founded by this node and never had another member */
 	uint64_t leader; /* 0: none known */
 	uint64_t term;
 	uint64_t last_index;

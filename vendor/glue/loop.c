@@ -253,6 +253,8 @@ static void inspect(struct dqlite_node *engine, struct glue_status *status)
 		.applied_index = raft->last_applied,
 		.members = raft->configuration.n,
 		.blank = is_blank(engine),
+		.lone = raft->configuration.n == 1 && raft->configuration_committed_index == 1 &&
+			raft->configuration_uncommitted_index == 0,
 	};
 }
 
