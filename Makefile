@@ -17,7 +17,7 @@ static: lib ## build/libdqlitepy.a: one object that exports only dqlitepy_*
 header: setup ## write include/dqlitepy.h anew from the sources
 	scripts/header
 
-demo: lib ## the main job on real data: load, query, kill -9, and everything is there again
+demo: lib ## the main job on real data: load, query, kill -9, and everything is there again; a cluster that loses its leader
 	examples/demo/run
 
 test: setup ## everything that must hold: Rust, C, Python

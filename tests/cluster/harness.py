@@ -6,11 +6,15 @@
     tests/cluster/storm.py      random faults under writers for as long as you like: storm.py --seed 1 --seconds 300
     tests/cluster/test_*.py     pytest; they need root and iproute2, and skip with the reason where these are missing
 
+Without root a user namespace does as well; storm.py enters one by itself, for pytest it is
+`unshare --map-root-user --net --mount sh -c "mount -t tmpfs none /run && make cluster-test"`.
+
 Each node lives in a network namespace with the address 10.77.0.N; a further namespace holds the bridges that connect them,
 so that nothing appears in the host's network. A partition puts the parties on different bridges, silently, as a broken
 switch would. Names carry this process's id; what a killed run left behind is removed by the next one.
 """
 
+import ctypes
 import itertools
 import json
 import os
@@ -50,19 +54,46 @@ def why_not():
     """The reason why clusters cannot be tested here, or None."""
     if not LIBRARY.exists():
         return f"{LIBRARY} does not exist; build it first"
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    if not shutil.which("ip"):
-        return "ip is missing (package iproute2)"
+    for program, package in (("ip", "iproute2"), ("nsenter", "util-linux")):
+        if not shutil.which(program):
+            return f"{program} is missing (package {package})"
     name = f"{PREFIX}-{os.getpid()}-try"
     tried = run("ip", "netns", "add", name, check=False)
     if tried.returncode:
-        return f"no network namespaces here: {tried.stderr.strip()}"
+        return f"no network namespaces here{' without root' if os.geteuid() else ''}: {tried.stderr.strip()}"
     try:
-        tried = run("ip", "-n", name, "link", "add", "br0", "type", "bridge", check=False)
-        return f"no bridges here: {tried.stderr.strip()}" if tried.returncode else None
+        for command in (["ip", "-n", name, "link", "add", "br0", "type", "bridge"], [*enter(name), "true"]):
+            tried = run(*command, check=False)
+            if tried.returncode:
+                return f"no networks of our own here: {' '.join(command)}: {tried.stderr.strip()}"
     finally:
         run("ip", "netns", "del", name)
+    return None
+
+
+def why_not_even_unshared():
+    """The same, but if a user namespace has the rights that are missing here, this program starts anew in one."""
+    reason = why_not()
+    if reason and "DQLITEPY_UNSHARED" not in os.environ and LIBRARY.exists() and shutil.which("unshare"):
+        # The names of network namespaces are files in /run, which is ours only if it is mounted anew.
+        unshare = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh"]
+        tried = run(*unshare, "true", check=False)
+        if tried.returncode == 0:
+            os.environ["DQLITEPY_UNSHARED"] = reason
+            sys.stdout.flush()
+            os.execvp(unshare[0], [*unshare, *sys.orig_argv])
+        reason += f"; nor in a user namespace: {tried.stderr.strip()}"
+    return reason
+
+
+def enter(name):
+    """What comes before a command that is to run in that network namespace."""
+    return ["nsenter", f"--net=/run/netns/{name}"]
+
+
+def die_with_parent():
+    """For a child: SIGKILL when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def wait_until(ready, seconds, what):
@@ -116,7 +147,7 @@ class Net:
 
     def enter(self, number):
         """What comes before a command that is to run there."""
-        return ["ip", "netns", "exec", self.name(number)]
+        return enter(self.name(number))
 
     def host(self, number):
         return f"10.77.0.{number}"

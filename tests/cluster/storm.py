@@ -2,15 +2,17 @@
 
     tests/cluster/storm.py [--seed N] [--seconds 60] [--nodes 3] [--rate 10] [--faults kill,pause,...] [--keep DIR]
 
-The seed decides which faults come, when, upon whom and how long; what the machine makes of them is its own business. Exit
-code 0 if every check holds, 1 if one does not, 2 if clusters cannot be tested here. Prints the seed, what was done, what
-came of it and the verdict. With a fault the records and logs stay in the directory that is named.
+The seed decides which faults come, when, upon whom and how long; what the machine makes of them is its own business. With
+`--nodes 3,5` clusters of both sizes live through it side by side. Exit code 0 if every check holds, 1 if one does not, 77 if
+clusters cannot be tested here. Prints the seed, what was done, what came of it and the verdict. With a fault the records
+and logs stay in the directory that is named.
 """
 
 import argparse
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +30,7 @@ from harness import OK, wait_until  # noqa: E402
 ACCOUNTS, BALANCE = 8, 100
 CALL = 5.0  # the deadline of the writers' calls, in seconds
 BACK = 60.0  # within this everything must be well after the last fault
+SKIPPED = 77
 
 # Name: (how often, seconds it lasts). "leader" in a name: it befalls whoever leads just then.
 FAULTS = {
@@ -318,20 +321,40 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--nodes", default="3", help="how many, or several such numbers for several clusters")
     parser.add_argument("--rate", type=float, default=10, help="operations per second of each of the three writers of a node")
     parser.add_argument("--faults", help="only these, e.g. kill,pause or 'kill leader,cut'")
     parser.add_argument("--keep", help="a directory for records and logs that stays")
     options = parser.parse_args()
-    reason = harness.why_not()
+    reason = harness.why_not_even_unshared()
     if reason:
         print(f"storm: skipped: {reason}")
-        return 2
+        return SKIPPED
+    sizes = [int(size) for size in options.nodes.split(",")]
+    return run(options, sizes[0]) if len(sizes) == 1 else side_by_side(options, sizes)
+
+
+def side_by_side(options, sizes):
+    """A process for each size, whose output comes when it has ended."""
+    common = [sys.executable, __file__, f"--seed={options.seed}", f"--seconds={options.seconds}", f"--rate={options.rate}"]
+    common += [f"--faults={options.faults}"] if options.faults else []
+    runs = []
+    for size in sizes:
+        keep = [f"--keep={options.keep}/{size}-nodes"] if options.keep else []
+        command = [*common, f"--nodes={size}", *keep]
+        runs.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=harness.die_with_parent))
+    for one in runs:
+        print(one.communicate()[0], end="", flush=True)
+    codes = {one.returncode for one in runs}
+    return 1 if codes - {0, SKIPPED} else max(codes)
+
+
+def run(options, nodes):
     work = options.keep or tempfile.mkdtemp(prefix="dqlitepy-storm-")
-    print(f"storm: seed {options.seed}, {options.nodes} nodes, {options.seconds:.0f} s, {harness.LIBRARY}", flush=True)
+    print(f"storm: seed {options.seed}, {nodes} nodes, {options.seconds:.0f} s, {harness.LIBRARY}", flush=True)
     faults = options.faults.split(",") if options.faults else None
     try:
-        outcome = storm(options.seed, options.seconds, options.nodes, options.rate, work, faults, lambda text: print(text, flush=True))
+        outcome = storm(options.seed, options.seconds, nodes, options.rate, work, faults, lambda text: print(text, flush=True))
     except Exception as fault:
         print(f"storm: FAILED: seed {options.seed}: {fault!r}; see {work}")
         return 1

@@ -48,3 +48,12 @@ def test_alchemy_py(tmp_path, address):
         result = run_python("alchemy.py", tmp_path / "data", address)
         assert result.returncode == 0, result.stderr
         assert result.stdout.splitlines() == [f"{ids[1]} Bob None", f"{ids[0]} Ada 1.65"]
+
+
+def test_cluster_of_the_demo(tmp_path):
+    host = f"127.62.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+    result = run(sys.executable, ROOT / "examples/demo/cluster.py", tmp_path, host, "1", env=dict(os.environ))
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    first, killed, last = result.stdout.splitlines()
+    assert "node 1, the leader, killed" in killed and f"{host}:901" in killed.split(";")[-1]
+    assert "acknowledged rows are there, each once" in last
