@@ -133,6 +133,12 @@ extern "C" {
 #define DQLITEPY_FULL 105
 
 /**
+ * The connection was lost, and with it the temporary tables, attached databases and settings (PRAGMA) of the session.
+ * Nothing was changed. It is said once: make them again, the next call runs without them. Since 0.2.0.
+ */
+#define DQLITEPY_SETTINGS_LOST 106
+
+/**
  * A row is there. Since 0.2.0.
  */
 #define DQLITEPY_ROW 200
@@ -1096,7 +1102,7 @@ int dqlitepy_session_close(dqlitepy_handle session);
  * Blocks until the change is committed by a majority, for the session's timeout at most.
  * Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (rows of
  * this session are still being read), DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN,
- * DQLITEPY_RETRY, DQLITEPY_TRANSACTION_LOST, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.2.0.
+ * DQLITEPY_RETRY, DQLITEPY_TRANSACTION_LOST, DQLITEPY_SETTINGS_LOST, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.2.0.
  */
 int dqlitepy_session_exec(dqlitepy_handle session,
                           const char *sql,
@@ -1216,6 +1222,18 @@ int dqlitepy_session_set_timeout(dqlitepy_handle session, unsigned int msecs);
  * Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
  */
 int dqlitepy_session_set_busy_timeout(dqlitepy_handle session, unsigned int msecs);
+
+/**
+ * Sets how many bytes the rows of one statement may have in all, as they travel; 0, as unless set: any number.
+ *
+ * A query with a larger result fails with DQLITEPY_SQL + 18 (SQLITE_TOOBIG), at once if its first rows are too large, else
+ * when the step is made that goes beyond. The session stays usable. Its transaction stays too if the rest can be read before
+ * the session's timeout and no single message of it, some 64 KiB or one row, is larger than the limit; else the code is
+ * DQLITEPY_TRANSACTION_LOST. A change whose RETURNING rows are too large is carried through, or DQLITEPY_UNKNOWN says that it
+ * is not known. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
+ */
+int dqlitepy_session_set_max_result(dqlitepy_handle session,
+                                    uint64_t bytes);
 
 /**
  * The address of the leader that the session is connected to; connects first if it is not.

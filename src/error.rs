@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Retry,
     /// Another thread interrupted the call; nothing was changed.
     Interrupted,
+    /// What belonged to the connection is gone with it; nothing was changed.
+    SettingsLost,
     /// The queue takes no more requests.
     Full,
     /// The transaction is gone; every call fails until ROLLBACK.

@@ -91,9 +91,6 @@ pub(crate) const PIPELINE_BYTES: usize = 64 << 10;
 /// The highest number that SQLite lets a parameter have, in the engine's build.
 pub(crate) const PARAMETERS: usize = 32_766;
 
-/// How long a session looks for a leader before it looks whether somebody interrupted or closed it meanwhile.
-pub(crate) const SEARCH_SLICE: Duration = Duration::from_secs(3);
-
 /// Bytes of one transaction of a load. Far below what delays heartbeats, far above what a commit costs.
 pub(crate) const LOAD_TRANSACTION: usize = 4 << 20;
 

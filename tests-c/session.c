@@ -424,6 +424,47 @@ static void batches(void)
 	dqlitepy_node_destroy(node);
 }
 
+/* A result that is larger than the caller wants. */
+static void too_large(void)
+{
+	dqlitepy_handle node = new_node(), session = new_session(node), rows = 7;
+	int rc;
+	CHECK_RC(dqlitepy_session_set_max_result(node, 1), DQLITEPY_INVALID);
+	CHECK_OK(dqlitepy_session_set_max_result(session, 200000));
+	CHECK_RC(dqlitepy_session_query(session, "SELECT zeroblob(300000)", -1, &rows), DQLITEPY_SQL + 18);
+	CHECK_ERROR_HAS("200000");
+	CHECK(rows == 0);
+	rows = query(session, MANY);
+	while ((rc = dqlitepy_rows_step(rows)) == DQLITEPY_ROW)
+		;
+	CHECK_RC(rc, DQLITEPY_SQL + 18);
+	CHECK_RC(dqlitepy_rows_step(rows), DQLITEPY_SQL + 18);
+	CHECK_INT(number(session, "SELECT 5"), 5);
+	CHECK_OK(dqlitepy_rows_close(rows));
+	CHECK_OK(dqlitepy_session_close(session));
+	dqlitepy_node_destroy(node);
+}
+
+/* What belonged to a connection that is gone is not missed in silence. */
+static void settings_are_lost(void)
+{
+	dqlitepy_handle node = new_node(), session = 0;
+	CHECK_OK(dqlitepy_session_open_addresses(node_address, "test.db", &session));
+	exec(session, "CREATE TABLE t(a); PRAGMA recursive_triggers = 1; CREATE TEMP TABLE x(a)");
+	CHECK_OK(dqlitepy_node_stop(node));
+	CHECK_OK(dqlitepy_node_start(node));
+	/* The call that meets the loss may be the one that says so, or one that could not tell whether it was carried out. */
+	int rc = dqlitepy_session_exec(session, "SELECT 1", -1, NULL, NULL);
+	if (rc != DQLITEPY_SETTINGS_LOST) {
+		CHECK(rc != DQLITEPY_OK);
+		CHECK_RC(dqlitepy_session_exec(session, "SELECT 1", -1, NULL, NULL), DQLITEPY_SETTINGS_LOST);
+	}
+	CHECK_ERROR_HAS("temporary tables");
+	CHECK_INT(number(session, "PRAGMA recursive_triggers"), 0);
+	CHECK_OK(dqlitepy_session_close(session));
+	dqlitepy_node_destroy(node);
+}
+
 static void wrong_handles_and_arguments(void)
 {
 	dqlitepy_handle node = new_node(), session = new_session(node), out = 7, rows = 0;
@@ -677,6 +718,8 @@ static const struct test tests[] = {
 	{ "flat_memory", flat_memory, 300 },
 	{ "transactions", transactions, 0 },
 	{ "batches", batches, 0 },
+	{ "too_large", too_large, 0 },
+	{ "settings_are_lost", settings_are_lost, 60 },
 	{ "wrong_handles_and_arguments", wrong_handles_and_arguments, 0 },
 	{ "interrupt_and_close", interrupt_and_close, 0 },
 	{ "the_node_ends", the_node_ends, 0 },

@@ -26,6 +26,8 @@ pub(crate) struct Conn {
     /// Where in `buffer` the last message's body lies.
     last: Range<usize>,
     leader: Option<Leader>,
+    /// Bytes of the largest response that is taken.
+    most: u64,
 }
 
 /// Whom a connection leads to as the leader, and who can tell whether it still is.
@@ -93,6 +95,7 @@ impl Conn {
             filled: 0..0,
             last: 0..0,
             leader: None,
+            most: limits::RESPONSE,
         }
     }
 
@@ -108,6 +111,11 @@ impl Conn {
     /// Wakes whoever waits on this connection.
     pub(crate) fn waker(&self) -> Waker {
         self.stream.waker()
+    }
+
+    /// From now on no response is taken that is larger than so many bytes.
+    pub(crate) fn take_at_most(&mut self, bytes: u64) {
+        self.most = bytes.min(limits::RESPONSE);
     }
 
     /// Sends a request and waits for its response.
@@ -205,11 +213,14 @@ impl Conn {
     fn receive(&mut self, deadline: Instant) -> Result<(Header, Range<usize>), Broken> {
         let header = self.header(deadline)?;
         let length = usize::try_from(header.body_len()).unwrap_or(usize::MAX);
-        if header.body_len() > limits::RESPONSE {
+        if header.body_len() > self.most {
             return Err(Broken {
                 sent: true,
-                cause: Cause::Other,
-                reason: format!("the node announced a response of {length} bytes, more than this library takes"),
+                cause: Cause::TooLong,
+                reason: format!(
+                    "the node announced a response of {length} bytes, more than the {} to be taken",
+                    self.most
+                ),
             });
         }
         self.fill(HEADER_LEN + length, deadline)?;
@@ -279,7 +290,7 @@ impl Conn {
                 Cause::TimedOut => broken(cause, "no answer before the deadline".to_owned()),
                 Cause::Closed => broken(cause, "the node closed the connection".to_owned()),
                 Cause::Woken => broken(cause, "the call was ended by another thread".to_owned()),
-                Cause::Other => broken(cause, format!("receiving: {error}")),
+                Cause::TooLong | Cause::Other => broken(cause, format!("receiving: {error}")),
             });
         }
     }

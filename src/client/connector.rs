@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::client::conn::{Broken, Conn};
 use crate::client::members::members;
 use crate::client::search::Search;
+use crate::client::waiting::{Patient, Waiting};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::net::{Address, Cause, Stream};
@@ -60,9 +61,14 @@ impl Connector {
 
     /// A connection to the leader, and its address.
     pub(crate) fn leader(&self, deadline: Instant) -> Result<(Conn, String)> {
-        let found = match self.quickly(deadline) {
+        self.leader_for(&Patient, deadline)
+    }
+
+    /// The same for somebody who may give up earlier.
+    pub(crate) fn leader_for(&self, waiting: &dyn Waiting, deadline: Instant) -> Result<(Conn, String)> {
+        let found = match self.quickly(waiting, deadline)? {
             Some(found) => Ok(found),
-            None => Search::new(&self.ways, self.candidates(), deadline).run(),
+            None => Search::new(&self.ways, self.candidates(), deadline).run(waiting),
         };
         *self.remembered.lock() = found.as_ref().ok().map(|(_, address)| address.clone());
         found
@@ -101,7 +107,7 @@ impl Connector {
     }
 
     /// The last leader and this process's node usually know, and asking them costs no thread.
-    fn quickly(&self, deadline: Instant) -> Option<(Conn, String)> {
+    fn quickly(&self, waiting: &dyn Waiting, deadline: Instant) -> Result<Option<(Conn, String)>> {
         let mut next: VecDeque<String> = self.remembered.lock().iter().cloned().collect();
         next.extend(self.ways.local.iter().map(|local| local.address().to_owned()));
         if let ([only], true) = (self.addresses.as_slice(), next.is_empty()) {
@@ -112,14 +118,16 @@ impl Connector {
             if asked.contains(&address) || asked.len() == QUICK_QUESTIONS {
                 continue;
             }
-            match self.ways.ask(&address, limits::QUICK, deadline) {
-                Ok(Answer::Leads(conn)) => return Some((conn, address)),
+            waiting.check()?;
+            match self.ways.ask_for(waiting, &address, limits::QUICK, deadline) {
+                Ok(Answer::Leads(conn)) => return Ok(Some((conn, address))),
                 Ok(Answer::Follows(_, leader)) => next.push_front(leader),
                 Ok(Answer::Unknown(_)) | Err(_) => {}
             }
             asked.push(address);
         }
-        None
+        waiting.check()?;
+        Ok(None)
     }
 
     /// The last leader first, then this process's node and the members that it knows, then the list.
@@ -145,8 +153,13 @@ impl Ways {
 
     /// Who leads, as the node at `address` has it; it has to answer within `limit`.
     pub(super) fn ask(&self, address: &str, limit: Duration, deadline: Instant) -> Result<Answer> {
+        self.ask_for(&Patient, address, limit, deadline)
+    }
+
+    fn ask_for(&self, waiting: &dyn Waiting, address: &str, limit: Duration, deadline: Instant) -> Result<Answer> {
         let deadline = deadline.min(Instant::now() + limit);
         let mut conn = self.dial(address, deadline)?;
+        waiting.watch(Box::new(conn.waker()))?;
         let (id, leader) = who_leads(&mut conn, deadline)?;
         match leader.as_str() {
             "" => Ok(Answer::Unknown(conn)),
@@ -187,7 +200,7 @@ impl Broken {
             Cause::TimedOut => Kind::Timeout,
             Cause::Woken => Kind::Shutdown,
             Cause::Closed => Kind::Retry,
-            Cause::Other => Kind::Internal,
+            Cause::TooLong | Cause::Other => Kind::Internal,
         };
         Error::new(kind, self.reason)
     }

@@ -2,14 +2,15 @@
 //! that hangs delays nobody; whom they name as leader or member is asked too. It ends with a leader or at the deadline.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::client::conn::Conn;
 use crate::client::connector::{Answer, Ways};
 use crate::client::members::{Member, members};
+use crate::client::waiting::{Waiting, Wake};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::net::sys;
@@ -31,8 +32,8 @@ pub(super) struct Search<'a> {
     /// The addresses of the cluster's voters, as the last node that knew them said.
     voters: Vec<String>,
     asked: usize,
-    replies: Receiver<Reply>,
-    reply: Sender<Reply>,
+    replies: Receiver<News>,
+    reply: Sender<News>,
     /// Tells threads that come late that nobody waits.
     over: Arc<AtomicBool>,
 }
@@ -43,6 +44,13 @@ struct Candidate {
     due: Option<Instant>,
     answered: bool,
     why: Option<Error>,
+}
+
+/// What ends a wait.
+enum News {
+    Reply(Reply),
+    /// Whoever asked for the leader has given up.
+    GivenUp,
 }
 
 struct Reply {
@@ -76,14 +84,23 @@ impl<'a> Search<'a> {
         search
     }
 
-    pub(super) fn run(mut self) -> Result<(Conn, String)> {
+    pub(super) fn run(mut self, waiting: &dyn Waiting) -> Result<(Conn, String)> {
+        waiting.watch(Box::new(Bell {
+            search: Arc::downgrade(&self.over),
+            news: self.reply.clone(),
+        }))?;
         loop {
             self.ask_those_due();
             let Some(wait) = self.wait() else {
                 return Err(self.no_leader(Kind::NoLeader));
             };
-            let Ok(reply) = self.replies.recv_timeout(wait) else {
-                continue;
+            let reply = match self.replies.recv_timeout(wait) {
+                Ok(News::Reply(reply)) => reply,
+                Ok(News::GivenUp) => {
+                    waiting.check()?;
+                    continue;
+                }
+                Err(_) => continue,
             };
             match reply.said {
                 Ok(conn) => return Ok((conn, self.candidates[reply.from].address.clone())),
@@ -112,7 +129,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Asks on a thread, unless there is nobody else to ask meanwhile.
+    /// Asks on a thread, so that whoever waits for the search can give it up.
     fn ask(&self, index: usize) {
         let (ways, deadline) = (self.ways.clone(), self.deadline);
         let (reply, over) = (self.reply.clone(), Arc::clone(&self.over));
@@ -120,14 +137,12 @@ impl<'a> Search<'a> {
         let ask = move || {
             // Nobody may be listening any more; a leader's connection is closed then.
             let said = question(&ways, &address, &over, deadline);
-            let _ = reply.send(Reply { from: index, said });
+            let _ = reply.send(News::Reply(Reply { from: index, said }));
         };
-        if self.candidates.len() == 1 {
-            ask();
-        } else if let Err(error) = sys::spawn("dqlite-probe", ask) {
+        if let Err(error) = sys::spawn("dqlite-probe", ask) {
             let why = Error::internal(format!("no thread to ask on: {error}"));
             let said = Err(Denial::silent(why));
-            let _ = self.reply.send(Reply { from: index, said });
+            let _ = self.reply.send(News::Reply(Reply { from: index, said }));
         }
     }
 
@@ -224,6 +239,24 @@ impl<'a> Search<'a> {
 impl Drop for Search<'_> {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Wakes a search.
+struct Bell {
+    /// Lives as long as the search and the questions that it asks.
+    search: Weak<AtomicBool>,
+    news: Sender<News>,
+}
+
+impl Wake for Bell {
+    fn wake(&self) {
+        // It may be over.
+        let _ = self.news.send(News::GivenUp);
+    }
+
+    fn is_alive(&self) -> bool {
+        self.search.strong_count() > 0
     }
 }
 

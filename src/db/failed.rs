@@ -2,6 +2,7 @@
 
 use crate::client::Broken;
 use crate::db::sql::{Kind as Sql, Statement};
+use crate::db::value::TOO_BIG;
 use crate::error::{Error, Kind};
 use crate::net::Cause;
 use crate::wire::Response;
@@ -54,7 +55,7 @@ pub(super) fn not_run(broken: &Broken) -> Failed {
             Kind::Timeout,
             format!("{}; nothing was changed", broken.reason),
         )),
-        Cause::Closed | Cause::Other => Failed::NotRun(Error::new(Kind::Retry, &*broken.reason)),
+        Cause::Closed | Cause::TooLong | Cause::Other => Failed::NotRun(Error::new(Kind::Retry, &*broken.reason)),
     }
 }
 
@@ -67,6 +68,7 @@ pub(super) fn ended(statement: &Statement<'_>, broken: Broken) -> Failed {
     let (kind, outcome) = match broken.cause {
         Cause::Woken => return Failed::Woken { unknown: changes },
         _ if changes => (Kind::Unknown, "it is not known whether the statement was applied"),
+        Cause::TooLong => return Failed::Ended(Error::sql(TOO_BIG, broken.reason)),
         Cause::TimedOut => (Kind::Timeout, "nothing was changed, a retry is safe"),
         Cause::Closed | Cause::Other => (Kind::Retry, "nothing was changed, a retry is safe"),
     };

@@ -16,7 +16,6 @@ use crate::db::sql::{Kind as Sql, Statement};
 use crate::db::transaction::Transaction;
 use crate::db::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
-use crate::limits;
 use crate::wire::{Params, Request, Response, Rows, Value};
 
 /// Between being told "not leader" by the leader and asking again: a transfer of leadership is under way.
@@ -52,6 +51,8 @@ pub(crate) struct Session {
     wake: Arc<WakeSlot>,
     /// How long a statement waits for another session's transaction.
     busy: Duration,
+    /// Bytes of rows that one statement may give.
+    most: u64,
 }
 
 /// Whether a query is worth preparing for the next time, or a text that comes once.
@@ -73,6 +74,7 @@ impl Session {
             transaction: Transaction::None,
             wake,
             busy: Duration::ZERO,
+            most: u64::MAX,
         }
     }
 
@@ -94,6 +96,11 @@ impl Session {
     /// How long a statement outside a transaction is sent again while others keep the database locked.
     pub(super) fn set_busy(&mut self, busy: Duration) {
         self.busy = busy;
+    }
+
+    /// How many bytes of rows a statement may give.
+    pub(super) fn set_most(&mut self, bytes: u64) {
+        self.most = bytes;
     }
 
     /// How many prepared statements are kept.
@@ -187,13 +194,20 @@ impl Session {
             if keep == Keep::Yes && !statement.controls_transaction() {
                 session.check_count(statement, params, deadline)?;
             }
+            let most = session.most;
+            session.conn()?.take_at_most(most);
             session.first_part(statement, params, keep, part, deadline)
         })?;
-        Ok(if part.is_last() { None } else { self.conn.take() })
+        if !part.is_last() {
+            return Ok(self.conn.take());
+        }
+        self.conn.iter_mut().for_each(|conn| conn.take_at_most(u64::MAX));
+        Ok(None)
     }
 
     /// Takes back a connection that was lent out: its rows ended, or failed.
-    pub(super) fn give_back(&mut self, conn: Conn) {
+    pub(super) fn give_back(&mut self, mut conn: Conn) {
+        conn.take_at_most(u64::MAX);
         self.conn = Some(conn);
     }
 
@@ -359,10 +373,17 @@ impl Session {
         if self.conn.is_some() {
             return Ok(());
         }
+        if std::mem::take(&mut self.tainted) {
+            return Err(Error::new(
+                Kind::SettingsLost,
+                "the connection was lost, and with it the temporary tables, attached databases and settings (PRAGMA) that \
+                 were made on it; nothing was changed. Make them again: the next call runs without them",
+            ));
+        }
         loop {
             self.wake.check()?;
-            let (mut conn, address) = self.find_leader(deadline)?;
-            self.wake.watch(conn.waker())?;
+            let (mut conn, address) = self.connector.leader_for(&*self.wake, deadline)?;
+            self.wake.watch(Box::new(conn.waker()))?;
             conn.ends_with_lead_of(&address, &self.connector);
             let request = Request::Open {
                 name: self.database.as_bytes(),
@@ -376,7 +397,6 @@ impl Session {
                 Response::Db { .. } => {
                     self.conn = Some(conn);
                     self.address = address;
-                    self.tainted = false;
                     return Ok(());
                 }
                 Response::Failure {
@@ -391,21 +411,6 @@ impl Session {
                     );
                 }
                 other => return Err(Error::internal(format!("OPEN was answered with {}", other.name()))),
-            }
-        }
-    }
-
-    /// The search itself cannot be woken, so it goes step by step.
-    fn find_leader(&self, deadline: Instant) -> Result<(Conn, String)> {
-        loop {
-            let found = self
-                .connector
-                .leader(deadline.min(Instant::now() + limits::SEARCH_SLICE));
-            match found {
-                Err(error) if error.kind() == Kind::NoLeader && Instant::now() + RETRY_PAUSE < deadline => {
-                    self.wake.pause(RETRY_PAUSE)?;
-                }
-                found => return found,
             }
         }
     }

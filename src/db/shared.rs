@@ -34,6 +34,8 @@ pub(crate) struct SharedSession {
     wake: Arc<WakeSlot>,
     timeout_ms: AtomicU64,
     busy_ms: AtomicU64,
+    /// Bytes of rows that one statement may give.
+    max_result: AtomicU64,
     /// The connection is lent to rows that are not read to their end; nothing else can run until they are closed.
     streaming: AtomicBool,
     /// What `core` says, for those who cannot wait for it.
@@ -56,6 +58,7 @@ impl SharedSession {
             wake,
             timeout_ms: AtomicU64::new(millis(timeout)),
             busy_ms: AtomicU64::new(millis(limits::SESSION_BUSY)),
+            max_result: AtomicU64::new(u64::MAX),
             streaming: AtomicBool::new(false),
             in_transaction: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -103,6 +106,18 @@ impl SharedSession {
         self.check_open()?;
         self.busy_ms.store(millis(busy), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How many bytes of rows each later statement may give; zero: any number.
+    pub(crate) fn set_max_result(&self, bytes: u64) -> Result<()> {
+        self.check_open()?;
+        let bytes = if bytes == 0 { u64::MAX } else { bytes };
+        self.max_result.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn max_result(&self) -> u64 {
+        self.max_result.load(Ordering::Relaxed)
     }
 
     /// Inside a transaction, or in one that is lost and waits for its ROLLBACK.
@@ -237,6 +252,7 @@ impl SharedSession {
         self.check_free()?;
         self.wake.enter()?;
         core.set_busy(Duration::from_millis(self.busy_ms.load(Ordering::Relaxed)));
+        core.set_most(self.max_result());
         core.set_cached(limits::CACHED_STATEMENTS + self.statements.load(Ordering::Relaxed));
         let done = body(&mut core, deadline);
         self.leave(&mut core);

@@ -490,3 +490,103 @@ fn large_values_pass_and_larger_ones_are_refused() {
     assert_eq!(rows.step().unwrap(), Next::Done);
     assert_eq!(one(&session, "SELECT 1"), 1);
 }
+
+/// Runs `body` in another thread and ends its call once it is under way.
+fn interrupted<T: Send>(session: &Arc<SharedSession>, body: impl FnOnce() -> Result<T> + Send) -> Error {
+    std::thread::scope(|scope| {
+        let call = scope.spawn(body);
+        let until = Instant::now() + Duration::from_secs(20);
+        while !session.wake().is_under_way() {
+            assert!(Instant::now() < until);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        session.interrupt().unwrap();
+        call.join().unwrap().err().unwrap()
+    })
+}
+
+#[test]
+fn an_interrupted_batch_says_so_and_is_kept_nowhere() {
+    let fixture = Fixture::new("batchend");
+    let session = fixture.session();
+    session.exec("CREATE TABLE t(a)").unwrap();
+    let insert = prepare(&session, &format!("INSERT INTO t SELECT ({ENDLESS}) WHERE ? > 1"));
+    for value in [1, 2, 3] {
+        insert.bind(1, Value::Integer(value)).unwrap();
+        insert.add_batch().unwrap();
+    }
+    let error = interrupted(&session, || insert.exec_batch());
+    assert_eq!(error.kind(), Kind::Interrupted, "{error}");
+    assert!(!session.in_transaction().unwrap());
+    assert_eq!(one(&session, "SELECT count(*) FROM t"), 0);
+}
+
+#[test]
+fn settings_that_went_with_the_connection_are_told_once() {
+    let fixture = Fixture::new("settings");
+    let session = fixture.session();
+    let lose = || {
+        assert_eq!(
+            interrupted(&session, || session.query(ENDLESS)).kind(),
+            Kind::Interrupted
+        );
+    };
+    session
+        .exec("CREATE TABLE t(a); PRAGMA table_info(t); PRAGMA user_version = 3")
+        .unwrap();
+    lose();
+    assert_eq!(one(&session, "PRAGMA user_version"), 3);
+    for sql in ["PRAGMA recursive_triggers = 1", "CREATE TEMP TABLE x(a)"] {
+        session.exec(sql).unwrap();
+        lose();
+        let error = session.exec("INSERT INTO t VALUES (1)").unwrap_err();
+        assert_eq!(error.kind(), Kind::SettingsLost, "{error}");
+        session.exec("INSERT INTO t VALUES (2)").unwrap();
+    }
+    assert_eq!(one(&session, "PRAGMA recursive_triggers"), 0);
+    assert_eq!(one(&session, "SELECT sum(a) FROM t"), 4);
+    // A transaction is lost first.
+    session.exec("PRAGMA recursive_triggers = 1; BEGIN").unwrap();
+    assert_eq!(
+        interrupted(&session, || session.query(ENDLESS)).kind(),
+        Kind::TransactionLost
+    );
+    session.rollback().unwrap();
+    assert_eq!(session.begin(Mode::Immediate).unwrap_err().kind(), Kind::SettingsLost);
+    assert_eq!(one(&session, "SELECT 5"), 5);
+}
+
+#[test]
+fn a_result_beyond_the_callers_limit_is_refused_and_the_session_goes_on() {
+    let fixture = Fixture::new("most");
+    let session = fixture.session();
+    session.exec("CREATE TABLE t(a)").unwrap();
+    session.set_max_result(200_000).unwrap();
+    let read_all = |sql: &str| {
+        let rows = session.query(sql)?;
+        let mut seen = 0;
+        while rows.step()? == Next::Row {
+            seen += 1;
+        }
+        Ok(seen)
+    };
+    let too_big = |outcome: Result<u32>| {
+        let error = outcome.unwrap_err();
+        assert_eq!((error.kind(), error.sqlite_code()), (Kind::Sql, 18), "{error}");
+        assert_eq!(one(&session, "SELECT 5"), 5);
+    };
+    too_big(read_all(MANY));
+    too_big(read_all("SELECT zeroblob(300000)"));
+    assert_eq!(read_all("SELECT zeroblob(100000)").unwrap(), 1);
+    // A transaction goes on, and a change with rows is made.
+    session.exec("BEGIN; INSERT INTO t VALUES (1)").unwrap();
+    too_big(read_all(MANY));
+    session.commit().unwrap();
+    let insert = MANY.replace("SELECT i, 'row ' || i", "INSERT INTO t SELECT i");
+    too_big(read_all(&format!("{insert} RETURNING a, 'some more text'")));
+    assert_eq!(one(&session, "SELECT count(*) FROM t"), 20_001);
+    session.set_max_result(0).unwrap();
+    assert_eq!(read_all(MANY).unwrap(), 20_000);
+    assert_eq!(read_all("SELECT zeroblob(300000)").unwrap(), 1);
+}

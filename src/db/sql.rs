@@ -5,6 +5,7 @@
 //! must not go at all. Everything here errs to the safe side: text that SQLite will refuse is
 //! called row-yielding, so that it travels by PREPARE and comes back as SQLite's own syntax error.
 
+mod pragma;
 mod token;
 
 use crate::limits;
@@ -232,7 +233,8 @@ impl<'a> Iterator for Statements<'a> {
             },
             spare: verb == Verb::Select && !seen.own_to_connection,
             taints: match verb {
-                Verb::Pragma | Verb::Attach => true,
+                Verb::Attach => true,
+                Verb::Pragma => pragma::sets_connection(rest.clone()),
                 Verb::Create => seen.temp_schema || makes_temp(rest.clone()),
                 _ => false,
             },

@@ -14,6 +14,7 @@ use crate::db::part::Part;
 use crate::db::session::Keep;
 use crate::db::shared::SharedSession;
 use crate::db::sql::OwnedStatement;
+use crate::db::value::TOO_BIG;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::wire::{Malformed, Params, Value};
@@ -47,6 +48,10 @@ struct Stream {
     /// The connection, as long as more parts follow.
     conn: Option<Conn>,
     failed: Option<Error>,
+    /// Bytes of all parts that have come.
+    size: u64,
+    /// Nobody looks at what still comes.
+    closing: bool,
 }
 
 /// Runs a statement up to its first rows.
@@ -62,9 +67,11 @@ pub(super) fn start(
         session: Arc::clone(session),
         stream: Mutex::new(Stream {
             sql: Some(sql),
+            size: part.size() as u64,
             part,
             conn,
             failed: None,
+            closing: false,
         }),
         closing: AtomicBool::new(false),
         loaded: AtomicBool::new(false),
@@ -81,6 +88,8 @@ impl ResultRows {
                 part: Part::empty(),
                 conn: None,
                 failed: None,
+                size: 0,
+                closing: false,
             }),
             closing: AtomicBool::new(false),
             loaded: AtomicBool::new(false),
@@ -221,7 +230,26 @@ impl Stream {
             Ok(()) => self.conn = Some(conn),
             Err(failed) => return Err(self.fail(session, conn, failed)),
         }
+        self.size += self.part.size() as u64;
+        if self.size > session.max_result() && !self.closing {
+            return Err(self.refuse(session));
+        }
         Ok(true)
+    }
+
+    /// The result is larger than the caller wants. The session goes on, and its transaction where there is time to read
+    /// the rest.
+    fn refuse(&mut self, session: &SharedSession) -> Error {
+        let error = self.close(session).err().unwrap_or_else(|| {
+            let most = session.max_result();
+            Error::sql(
+                TOO_BIG,
+                format!("the result has more than {most} bytes, the limit of this session"),
+            )
+        });
+        self.part = Part::empty();
+        self.failed = Some(error.clone());
+        error
     }
 
     /// Rows that cannot be read end everything: the connection may be out of step.
@@ -253,6 +281,7 @@ impl Stream {
         if self.conn.is_none() {
             return Ok(());
         }
+        self.closing = true;
         // Whatever else the connection holds would be lost with it.
         let keep = may_change(&sql.get()) || !session.may_drop();
         let deadline = session.deadline();

@@ -6,7 +6,7 @@ use crate::render;
 use crate::wire::Value;
 
 /// What SQLite says of a value that is too long.
-const TOO_BIG: i32 = 18;
+pub(super) const TOO_BIG: i32 = 18;
 
 /// A parameter with memory of its own.
 #[derive(Clone, Debug, Default, PartialEq)]

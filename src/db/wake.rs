@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::client::{Waiting, Wake};
 use crate::error::{Error, Kind, Result};
-use crate::net::Waker;
 
 /// The connections that calls of one handle may be waiting on, and whether the handle was closed.
 #[derive(Default)]
@@ -27,7 +27,7 @@ struct State {
     under_way: bool,
     /// What may end that call and no other.
     cancel: Option<Arc<Cancel>>,
-    wakers: Vec<Waker>,
+    wakers: Vec<Box<dyn Wake>>,
     /// What ends with this one.
     children: Vec<Weak<WakeSlot>>,
 }
@@ -152,10 +152,6 @@ impl WakeSlot {
         self.state.lock().under_way
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
-        self.state.lock().check()
-    }
-
     /// Sleeps, unless calls have to end.
     pub(crate) fn pause(&self, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
@@ -168,13 +164,27 @@ impl WakeSlot {
         }
     }
 
-    /// From now on `close` ends the waiter's connection too.
-    pub(crate) fn watch(&self, waker: Waker) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
+        self.state.lock().check()
+    }
+
+    /// From now on the end of the calls wakes by this too.
+    pub(crate) fn watch(&self, by: Box<dyn Wake>) -> Result<()> {
         let mut state = self.state.lock();
         state.check()?;
-        state.wakers.retain(Waker::is_alive);
-        state.wakers.push(waker);
+        state.wakers.retain(|waker| waker.is_alive());
+        state.wakers.push(by);
         Ok(())
+    }
+}
+
+impl Waiting for WakeSlot {
+    fn check(&self) -> Result<()> {
+        Self::check(self)
+    }
+
+    fn watch(&self, by: Box<dyn Wake>) -> Result<()> {
+        Self::watch(self, by)
     }
 }
 

@@ -35,6 +35,9 @@ pub const DQLITEPY_TRANSACTION_LOST: c_int = 103;
 pub const DQLITEPY_INTERRUPTED: c_int = 104;
 /// A queue holds as many requests as it takes; nothing was submitted. Poll it, then submit again. Since 0.2.0.
 pub const DQLITEPY_FULL: c_int = 105;
+/// The connection was lost, and with it the temporary tables, attached databases and settings (PRAGMA) of the session.
+/// Nothing was changed. It is said once: make them again, the next call runs without them. Since 0.2.0.
+pub const DQLITEPY_SETTINGS_LOST: c_int = 106;
 /// A row is there. Since 0.2.0.
 pub const DQLITEPY_ROW: c_int = 200;
 /// There are no more rows. Since 0.2.0.
@@ -92,6 +95,7 @@ pub(super) fn code(error: &Error) -> c_int {
         Kind::Timeout => DQLITEPY_TIMEOUT,
         Kind::Unknown => DQLITEPY_UNKNOWN,
         Kind::Retry => DQLITEPY_RETRY,
+        Kind::SettingsLost => DQLITEPY_SETTINGS_LOST,
         Kind::Full => DQLITEPY_FULL,
         Kind::Interrupted => DQLITEPY_INTERRUPTED,
         Kind::TransactionLost => DQLITEPY_TRANSACTION_LOST,

@@ -107,7 +107,7 @@ pub extern "C" fn dqlitepy_session_close(session: dqlitepy_handle) -> c_int {
 /// Blocks until the change is committed by a majority, for the session's timeout at most.
 /// Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (rows of
 /// this session are still being read), DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN,
-/// DQLITEPY_RETRY, DQLITEPY_TRANSACTION_LOST, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.2.0.
+/// DQLITEPY_RETRY, DQLITEPY_TRANSACTION_LOST, DQLITEPY_SETTINGS_LOST, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.2.0.
 ///
 /// # Safety
 /// `sql` is NULL or as said, the other pointers are NULL or writable.
@@ -324,6 +324,18 @@ pub extern "C" fn dqlitepy_session_set_busy_timeout(session: dqlitepy_handle, ms
         let time = Duration::from_millis(msecs.into());
         self::session(session, |session| session.set_busy_timeout(time))
     })
+}
+
+/// Sets how many bytes the rows of one statement may have in all, as they travel; 0, as unless set: any number.
+///
+/// A query with a larger result fails with DQLITEPY_SQL + 18 (SQLITE_TOOBIG), at once if its first rows are too large, else
+/// when the step is made that goes beyond. The session stays usable. Its transaction stays too if the rest can be read before
+/// the session's timeout and no single message of it, some 64 KiB or one row, is larger than the limit; else the code is
+/// DQLITEPY_TRANSACTION_LOST. A change whose RETURNING rows are too large is carried through, or DQLITEPY_UNKNOWN says that it
+/// is not known. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_session_set_max_result(session: dqlitepy_handle, bytes: u64) -> c_int {
+    guard(|| self::session(session, |session| session.set_max_result(bytes)))
 }
 
 /// The address of the leader that the session is connected to; connects first if it is not.

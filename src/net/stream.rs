@@ -49,6 +49,8 @@ pub(crate) enum Cause {
     Closed,
     /// Another thread ended it through a [`Waker`] or [`Stream::shutdown`].
     Woken,
+    /// More was announced than the reader takes. No error of the operating system is this.
+    TooLong,
     /// Something else of the operating system.
     Other,
 }
