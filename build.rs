@@ -73,10 +73,34 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ),
     (
         "src/raft/replication.c",
-        &[("progressMaybeDecrement", "glue_progress_decrement")],
+        &[
+            ("progressMaybeDecrement", "glue_progress_decrement"),
+            ("logAcquire", "glue_log_acquire"),
+            ("logSnapshot", "glue_log_snapshot"),
+        ],
     ),
+    ("src/raft/uv_send.c", &[("uv_write", "glue_raft_write")]),
+    (
+        "src/raft/uv_recv.c",
+        &[
+            ("uv_read_start", "glue_raft_read_start"),
+            ("uvDecodeMessage", "glue_decode_message"),
+        ],
+    ),
+    ("src/fsm.c", &[("VfsRestore", "glue_vfs_restore")]),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
+];
+
+/// Limits of the engine that are too low: (file, name, the line that defines it, the value it gets).
+const LIMITS: &[(&str, &str, &str, &str)] = &[
+    // A snapshot is one message, so no database of more than 500 MiB ever reached another node.
+    (
+        "src/raft/uv_recv.c",
+        "MAX_PAYLOAD_LEN",
+        "#define MAX_PAYLOAD_LEN (500 * 1024 * 1024)",
+        "((size_t)64 << 30)",
+    ),
 ];
 
 /// Needs a test framework and is no part of the library.
@@ -184,7 +208,10 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let file = engine.join(name);
         let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let mut changed = compiler(includes);
-        changed.warnings(false).file(&file);
+        changed.warnings(false).file(with_limits(name, &file, &text)?);
+        if let Some(dir) = file.parent() {
+            changed.flag("-iquote").flag(dir);
+        }
         for (theirs, ours) in *replacements {
             let called = theirs.split('(').next().unwrap_or(theirs);
             if !text.contains(&format!("{called}(")) {
@@ -195,6 +222,26 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
         objects.extend(changed.try_compile_intermediates()?);
     }
     Ok(objects)
+}
+
+/// The file itself, or a copy with other limits.
+fn with_limits(name: &str, file: &Path, text: &str) -> Result<PathBuf> {
+    let mut changed = text.to_owned();
+    for (_, limit, line, value) in LIMITS.iter().filter(|(of, ..)| *of == name) {
+        if !text.contains(line) {
+            return Err(
+                format!("{name} no longer has the line {line}: LIMITS in build.rs does not fit this dqlite").into(),
+            );
+        }
+        changed = changed.replace(line, &format!("#define {limit} {value}"));
+    }
+    if changed == text {
+        return Ok(file.to_owned());
+    }
+    let copy = PathBuf::from(env::var("OUT_DIR")?).join(name);
+    fs::create_dir_all(copy.parent().ok_or("no directory for the copy")?)?;
+    fs::write(&copy, changed)?;
+    Ok(copy)
 }
 
 fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {

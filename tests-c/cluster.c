@@ -1,11 +1,17 @@
 /* Clusters of nodes of one process: the options that shape them, and the addresses by which they find each other. */
 #include "check.h"
 
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 enum { MOST = 9 };
 
@@ -37,7 +43,8 @@ static void start(int i, void (*configure)(dqlitepy_handle node, int i))
 	CHECK_OK(dqlitepy_node_start(cluster.nodes[i]));
 }
 
-static void start_all(int size, void (*configure)(dqlitepy_handle node, int i))
+/* So many members, none of which runs yet. */
+static void list_all(int size)
 {
 	cluster.size = size;
 	for (int i = 0; i < size; i++) {
@@ -45,9 +52,14 @@ static void start_all(int size, void (*configure)(dqlitepy_handle node, int i))
 			cluster.addresses[i] = free_address();
 		strcat(strcat(cluster.list, i ? "," : ""), cluster.addresses[i]);
 	}
+	CHECK_OK(dqlitepy_client_create(cluster.list, &cluster.client));
+}
+
+static void start_all(int size, void (*configure)(dqlitepy_handle node, int i))
+{
+	list_all(size);
 	for (int i = 0; i < size; i++)
 		start(i, configure);
-	CHECK_OK(dqlitepy_client_create(cluster.list, &cluster.client));
 }
 
 static void end_all(void)
@@ -368,6 +380,235 @@ static void weights(void)
 	end_all();
 }
 
+static void often(dqlitepy_handle node, int i)
+{
+	(void)i;
+	CHECK_OK(dqlitepy_node_set_snapshot_params(node, 20, 30, DQLITEPY_TRAILING_STATIC));
+}
+
+static int third_leads(void *data)
+{
+	(void)data;
+	/* It may still have to become a voter, and the lead may move on by itself. */
+	return dqlitepy_client_transfer(cluster.client, 3) == DQLITEPY_OK && leader() == 2;
+}
+
+/* 6 MB, of which the log holds the end only: a member that comes is sent a snapshot, and says how far it is. */
+static void snapshot_for_a_member(void)
+{
+	CHECK_OK(dqlitepy_set_log_callback(listen_to, NULL));
+	list_all(3);
+	start(0, often);
+	start(1, often);
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[0], "test.db"));
+	CHECK_EXEC(cluster.nodes[0], "CREATE TABLE t(a)");
+	for (int i = 0; i < 90; i++)
+		CHECK_EXEC(cluster.nodes[0], i < 10 ? "INSERT INTO t VALUES(randomblob(600000))" : "INSERT INTO t VALUES('x')");
+	CHECK(!was_heard((void *)"atching up"));
+	start(2, often);
+	WAIT_UNTIL(10, was_heard, (void *)"catching up: received 0 of 6 MB of a snapshot");
+	WAIT_UNTIL(10, was_heard, (void *)"catching up: received 6 of 6 MB of a snapshot");
+	WAIT_UNTIL(10, was_heard, (void *)"node 3 catches up: it has all of a snapshot and installs it (6 of 6 MB)");
+	WAIT_UNTIL(10, was_heard, (void *)"node 3 has caught up");
+	WAIT_UNTIL(10, was_heard, (void *)"a snapshot of 6 MB is installed");
+	WAIT_UNTIL(20, third_leads, NULL);
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[2], "test.db"));
+	CHECK_JSON(cluster.nodes[2], "SELECT count(*) AS n, sum(length(a)) AS bytes FROM t", "[{\"n\":90,\"bytes\":6000080}]");
+	end_all();
+	CHECK_OK(dqlitepy_set_log_callback(NULL, NULL));
+}
+
+/* A cluster of three works: the third has what the first wrote, which shows when it leads. */
+static void check_cluster(void)
+{
+	struct mix want = { 3, 0, 0 };
+	WAIT_UNTIL(20, is_mixed, &want);
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[0], "test.db"));
+	CHECK_EXEC(cluster.nodes[0], "CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES('from 1')");
+	WAIT_UNTIL(20, third_leads, NULL);
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[2], "test.db"));
+	CHECK_JSON(cluster.nodes[2], "SELECT DISTINCT a FROM t", "[{\"a\":\"from 1\"}]");
+	CHECK_EXEC(cluster.nodes[0], "INSERT INTO t VALUES('from 1')"); /* forwarded to the third */
+}
+
+/* A free port at an address of the loopback network where other tests listen too. */
+static int free_port(int family)
+{
+	struct sockaddr_storage any = { .ss_family = (sa_family_t)family };
+	socklen_t length = family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (family == AF_INET6)
+		((struct sockaddr_in6 *)&any)->sin6_addr = in6addr_loopback;
+	else
+		((struct sockaddr_in *)&any)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&any, length) != 0)
+		check_skip("no port at the loopback address of family %d: %s", family, strerror(errno));
+	CHECK(getsockname(fd, (struct sockaddr *)&any, &length) == 0);
+	close(fd);
+	return ntohs(family == AF_INET6 ? ((struct sockaddr_in6 *)&any)->sin6_port : ((struct sockaddr_in *)&any)->sin_port);
+}
+
+static const char *text_of(const char *format, const char *host, int port)
+{
+	char *text = malloc(60);
+	snprintf(text, 60, format, host, port);
+	return text;
+}
+
+static void localhost(void)
+{
+	for (int i = 0; i < 3; i++)
+		cluster.addresses[i] = text_of("%s:%d", "localhost", free_port(AF_INET));
+	start_all(3, NULL);
+	check_cluster();
+	end_all();
+}
+
+static void ipv6(void)
+{
+	for (int i = 0; i < 3; i++)
+		cluster.addresses[i] = text_of("[%s]:%d", "::1", free_port(AF_INET6));
+	start_all(3, NULL);
+	check_cluster();
+	end_all();
+}
+
+static void write_hosts(const char *path, const char *first, const char *third)
+{
+	FILE *f = fopen(path, "w");
+	CHECK(f != NULL);
+	fprintf(f, "%s one.test two.test\n%s three.test\n", first, third);
+	fclose(f);
+}
+
+/* Members are known by name; one moves to another host, and the others find it there. */
+static void a_name_moves(void)
+{
+	static const char *const names[] = { "one.test", "two.test", "three.test" };
+	const char *hosts = path_in_test_dir("hosts"), *address = free_address();
+	char host[40], other[40];
+	snprintf(host, sizeof host, "%.*s", (int)(strchr(address, ':') - address), address);
+	snprintf(other, sizeof other, "127.63%s", strchr(strchr(host, '.') + 1, '.'));
+	write_hosts(hosts, host, host);
+	if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+	    mount(hosts, "/etc/hosts", NULL, MS_BIND, NULL) != 0)
+		check_skip("no mount namespace here: %s", strerror(errno));
+	for (int i = 0; i < 3; i++)
+		cluster.addresses[i] = text_of("%s:%d", names[i], atoi(strchr(free_address(), ':') + 1));
+	start_all(3, NULL);
+	check_cluster();
+
+	dqlitepy_node_destroy(cluster.nodes[2]);
+	write_hosts(hosts, host, other);
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[0], "test.db"));
+	CHECK_EXEC(cluster.nodes[0], "INSERT INTO t VALUES('from 1')");
+	start(2, NULL);
+	close(tcp_connect(text_of("%s:%d", other, atoi(strchr(cluster.addresses[2], ':') + 1))));
+	check_cluster();
+	end_all();
+}
+
+static void on_all_interfaces(dqlitepy_handle node, int i)
+{
+	(void)i;
+	CHECK_OK(dqlitepy_node_set_bind_address(node, "0.0.0.0:0")); /* with the address's port */
+}
+
+static void bind_address_of_members(void)
+{
+	const char *address = free_address();
+	char host[40];
+	snprintf(host, sizeof host, "%.*s", (int)(strchr(address, ':') - address), address);
+	for (int i = 0; i < 3; i++)
+		cluster.addresses[i] = text_of("%s:%d", host, free_port(AF_INET)); /* free at every address */
+	start_all(3, on_all_interfaces);
+	for (int i = 0; i < 3; i++)
+		close(tcp_connect(text_of("%s%d", "127.0.0.1:", atoi(strchr(cluster.addresses[i], ':') + 1))));
+	check_cluster();
+	end_all();
+}
+
+/* The third member's port is the kernel's choice, and stays. The others learn of it when it joins. */
+static void port_zero_joins(void)
+{
+	char listed[60];
+	list_all(2);
+	const char *address = free_address();
+	snprintf(listed, sizeof listed, "%.*s:0", (int)(strchr(address, ':') - address), address);
+	start(0, NULL);
+	start(1, NULL);
+	for (int round = 0; round < 2; round++) {
+		char *json = NULL;
+		cluster.addresses[2] = listed;
+		start(2, NULL);
+		CHECK_OK(dqlitepy_client_cluster(cluster.client, &json));
+		char *member = strstr(json, "{\"id\": 3, \"address\": \"");
+		CHECK(member != NULL);
+		char *real = member + strlen("{\"id\": 3, \"address\": \"");
+		*strchr(real, '"') = 0;
+		CHECK(strstr(real, ":0") == NULL && (round == 0 || atoi(strchr(real, ':') + 1) == atoi(strchr(address, ':') + 1)));
+		close(tcp_connect(real));
+		cluster.addresses[2] = address = strdup(real);
+		cluster.size = 3;
+		dqlitepy_free(json);
+		check_cluster();
+		dqlitepy_node_destroy(cluster.nodes[2]);
+		cluster.nodes[2] = 0;
+	}
+	end_all();
+}
+
+/* How many rows there are, as that member says; -1 = it cannot say now. */
+static int rows_of(dqlitepy_handle node)
+{
+	char *json = NULL;
+	if (dqlitepy_node_open_db(node, "test.db") != DQLITEPY_OK ||
+	    dqlitepy_node_query(node, "SELECT count(*) AS n FROM t", &json) != DQLITEPY_OK)
+		return -1;
+	int n = atoi(strchr(json, ':') + 1);
+	dqlitepy_free(json);
+	return n;
+}
+
+static int serves(void *node)
+{
+	return rows_of(*(dqlitepy_handle *)node) >= 0;
+}
+
+/* Another member votes instead of this one. */
+static int is_replaced(void *gone)
+{
+	int roles[MOST];
+	struct mix all = { 3, 3, 3 };
+	return ask_roles(roles) && roles[*(int *)gone] == DQLITEPY_SPARE && is_mixed(&all);
+}
+
+/* Nine members, of which the leader is lost twice: the roles settle anew, and every row is there. */
+static void nine(void)
+{
+	struct mix all = { 3, 3, 3 };
+	int rows = 0;
+	start_all(9, NULL);
+	WAIT_UNTIL(40, is_mixed, &all);
+	for (int i = 6; i < 9; i++)
+		CHECK_OK(dqlitepy_node_open_db(cluster.nodes[i], "test.db"));
+	CHECK_EXEC(cluster.nodes[8], "CREATE TABLE t(a)");
+	for (int lost = 0; lost < 2; lost++) {
+		for (int i = 0; i < 20; i++, rows++)
+			CHECK_EXEC(cluster.nodes[8 - i % 3], "INSERT INTO t VALUES(1)");
+		int gone = leader();
+		CHECK(gone < 6); /* those that write are spares */
+		dqlitepy_node_destroy(cluster.nodes[gone]);
+		cluster.nodes[gone] = 0;
+		for (int i = 6; i < 9; i++) {
+			WAIT_UNTIL(20, serves, &cluster.nodes[i]);
+			CHECK_INT(rows_of(cluster.nodes[i]), rows);
+		}
+		WAIT_UNTIL(40, is_replaced, &gone);
+	}
+	end_all();
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -381,6 +622,13 @@ int main(int argc, char **argv)
 		{ "two_voters_are_warned_of", two_voters_are_warned_of, 60 },
 		{ "failure_domains", failure_domains, 60 },
 		{ "weights", weights, 60 },
+		{ "snapshot_for_a_member", snapshot_for_a_member, 60 },
+		{ "localhost", localhost, 60 },
+		{ "ipv6", ipv6, 60 },
+		{ "a_name_moves", a_name_moves, 60 },
+		{ "bind_address_of_members", bind_address_of_members, 60 },
+		{ "port_zero_joins", port_zero_joins, 60 },
+		{ "nine", nine, 100 },
 		{ NULL, NULL, 0 },
 	};
 	return check_main(argc, argv, tests);

@@ -56,7 +56,9 @@ pub(crate) fn adjust_once(
         match change::send(&mut conn, address, &change::assignment(id, role), &doing, deadline) {
             Outcome::Done => return Ok(true),
             Outcome::Refused(error) => failures.push(error.message().to_owned()),
-            Outcome::Later(error) | Outcome::Unknown(error) => return Err(error),
+            // A member that is to vote may catch up for minutes, and other changes wait for that.
+            Outcome::Later(_) => return Ok(false),
+            Outcome::Unknown(error) => return Err(error),
         }
     }
     Err(Error::internal(failures.join("; ")))

@@ -81,7 +81,7 @@ fn the_next_candidate_gets_what_the_first_one_refuses() {
 fn while_another_change_is_made_there_is_none() {
     let fake = Fake::new("VPPP");
     fake.world().busy = 1;
-    assert_eq!(adjust(&fake, 1).unwrap_err().kind(), Kind::Timeout);
+    assert_eq!(adjust(&fake, 1), Ok(false), "the other one may take long");
     fake.world().lose_answers = 1;
     assert_eq!(adjust(&fake, 1).unwrap_err().kind(), Kind::Unknown);
     assert_eq!(fake.roles(), "VVPP", "it was made, and is seen the next time");

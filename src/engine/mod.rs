@@ -111,6 +111,33 @@ pub(crate) struct Status {
     pub(crate) applied_index: u64,
 }
 
+/// How far a member is that catches up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) stage: Stage,
+    /// Bytes of a snapshot, or log entries.
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+}
+
+/// Where a member that catches up stands; the number is its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// A snapshot is being sent to it.
+    Sending(u64),
+    /// The link broke meanwhile; it is tried again.
+    Failed(u64),
+    /// It has the snapshot and installs it.
+    Installing(u64),
+    /// The log entries after it are being sent.
+    Following(u64),
+    CaughtUp(u64),
+    /// This node receives a snapshot.
+    Receiving,
+    /// This node has it in its database.
+    Installed,
+}
+
 /// Whom the engine asks and tells.
 pub(crate) trait Owner: Send + Sync {
     /// The lock on the data directory is held and nothing runs yet: the moment to look at the files and to write them.
@@ -119,6 +146,8 @@ pub(crate) trait Owner: Send + Sync {
     fn connect(&self, address: &str) -> Result<OwnedFd>;
     /// An assertion struck; called on the thread where it did, so it must only take note.
     fn lost(&self, reason: &str);
+    /// A member catches up; called on the engine's own thread, so it must only take note.
+    fn progress(&self, progress: &Progress);
 }
 
 /// A node of the engine, from its start to `stop`.
@@ -172,6 +201,7 @@ impl Engine {
             prepare: Some(prepare),
             connect: Some(connect),
             lost: Some(lost),
+            progress: Some(progress),
             data: ptr::from_ref::<Callbacks>(&callbacks).cast_mut().cast(),
         };
         let mut node = ptr::null_mut();
@@ -354,6 +384,26 @@ unsafe extern "C" fn lost(data: *mut c_void, reason: *const c_char) {
     let (callbacks, reason) = unsafe { (callbacks(data), CStr::from_ptr(reason)) };
     callbacks.lost.store(true, Ordering::Release);
     let _ = catch_unwind(AssertUnwindSafe(|| callbacks.owner.lost(&reason.to_string_lossy())));
+}
+
+unsafe extern "C" fn progress(data: *mut c_void, progress: *const sys::glue_progress) {
+    // SAFETY: see `callbacks`; the glue passes a whole struct.
+    let (callbacks, told) = unsafe { (callbacks(data), &*progress) };
+    let stage = match told.stage {
+        sys::GLUE_SENDING => Stage::Sending(told.peer),
+        sys::GLUE_FAILED => Stage::Failed(told.peer),
+        sys::GLUE_INSTALLING => Stage::Installing(told.peer),
+        sys::GLUE_FOLLOWING => Stage::Following(told.peer),
+        sys::GLUE_CAUGHT_UP => Stage::CaughtUp(told.peer),
+        sys::GLUE_RECEIVING => Stage::Receiving,
+        _ => Stage::Installed,
+    };
+    let progress = Progress {
+        stage,
+        done: told.done,
+        total: told.total,
+    };
+    let _ = catch_unwind(AssertUnwindSafe(|| callbacks.owner.progress(&progress)));
 }
 
 fn write_text(text: &str, to: *mut c_char, size: usize) {

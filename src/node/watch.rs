@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::db::WakeSlot;
-use crate::engine::{self, Start};
+use crate::engine::{self, Progress, Stage, Start};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::net::{self, Address};
@@ -158,6 +158,39 @@ impl engine::Owner for Watch {
 
     fn lost(&self, reason: &str) {
         self.lose(lost(reason));
+    }
+
+    fn progress(&self, progress: &Progress) {
+        log::info(format_args!(
+            "node {} at {}: {}",
+            self.me.id,
+            self.me.address,
+            told(progress)
+        ));
+    }
+}
+
+/// What an operator reads of a member that catches up.
+fn told(progress: &Progress) -> String {
+    /// What the engine as others have it accepts in one message.
+    const OTHERS_TAKE: u64 = 500 << 20;
+    let Progress { stage, done, total } = *progress;
+    let megabytes = |bytes: u64| (bytes + 500_000) / 1_000_000;
+    let part = format!("{} of {} MB", megabytes(done), megabytes(total));
+    match stage {
+        Stage::Sending(peer) => format!("node {peer} catches up: {part} of a snapshot are sent"),
+        Stage::Failed(peer) if total > OTHERS_TAKE => format!(
+            "node {peer} catches up: its link broke after {part} of a snapshot, it is tried again (a node of go-dqlite \
+             never takes a snapshot of more than 500 MiB)"
+        ),
+        Stage::Failed(peer) => {
+            format!("node {peer} catches up: its link broke after {part} of a snapshot, it is tried again")
+        }
+        Stage::Installing(peer) => format!("node {peer} catches up: it has all of a snapshot and installs it ({part})"),
+        Stage::Following(peer) => format!("node {peer} catches up: {done} of {total} log entries"),
+        Stage::CaughtUp(peer) => format!("node {peer} has caught up"),
+        Stage::Receiving => format!("catching up: received {part} of a snapshot"),
+        Stage::Installed => format!("catching up: a snapshot of {} MB is installed", megabytes(total)),
     }
 }
 

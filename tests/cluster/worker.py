@@ -59,6 +59,7 @@ OPTIONS = {
     "timeout": declare("node_set_timeout", HANDLE, c_uint),
     "auto_recovery": declare("node_set_auto_recovery", HANDLE, c_int),
     "snapshot_compression": declare("node_set_snapshot_compression", HANDLE, c_int),
+    "snapshot_params": declare("node_set_snapshot_params", HANDLE, c_uint, c_uint, c_int),
 }
 
 
@@ -95,7 +96,8 @@ def make_node(id, address, dir, cluster=None, options=None):
         check(node_create_with_cluster(id, address.encode(), dir.encode(), cluster.encode(), byref(handle)))
     try:
         for name, value in (options or {}).items():
-            check(OPTIONS[name](handle, value.encode() if isinstance(value, str) else value))
+            values = value if isinstance(value, list) else [value.encode() if isinstance(value, str) else value]
+            check(OPTIONS[name](handle, *values))
     except Failed:
         node_destroy(handle)
         raise

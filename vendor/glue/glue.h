@@ -21,6 +21,23 @@ enum glue_decision {
 	GLUE_REFUSE,    /* do not start; the reason is in the buffer */
 };
 
+/* How far a member is that catches up. `peer` is who it is; 0 = this node itself. */
+enum glue_stage {
+	GLUE_SENDING,    /* to `peer`: bytes of a snapshot */
+	GLUE_FAILED,     /* the link broke after so many of them; it is tried again */
+	GLUE_INSTALLING, /* `peer` has them all */
+	GLUE_FOLLOWING,  /* to `peer`: log entries */
+	GLUE_CAUGHT_UP,  /* `peer` has all that there were when it was counted */
+	GLUE_RECEIVING,  /* by this node: bytes of a snapshot */
+	GLUE_INSTALLED,  /* they are in its database */
+};
+
+struct glue_progress {
+	uint64_t peer;
+	enum glue_stage stage;
+	uint64_t done, total;
+};
+
 struct glue_options {
 	uint64_t id;
 	const char *address;
@@ -41,6 +58,8 @@ struct glue_options {
 	int (*connect)(void *data, const char *address, int *fd);
 	/* Called on whatever thread an assertion struck; must not call back into the node. */
 	void (*lost)(void *data, const char *reason);
+	/* Called on the loop's thread, when a stage begins and every second: it must be quick. */
+	void (*progress)(void *data, const struct glue_progress *progress);
 	void *data;
 };
 

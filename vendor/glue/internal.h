@@ -87,6 +87,14 @@ void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
 struct sqlite3;
 void glue_watch_client(struct sqlite3 *conn, int fd);
 
+/* Who catches up. Opened before the loop runs, detached on its thread after it has ended. */
+struct glue_transfers;
+struct glue_transfers *glue_transfers_open(struct dqlite_node *engine, const struct glue_options *options);
+void glue_transfers_detach(struct glue_transfers *transfers);
+void glue_transfers_free(struct glue_transfers *transfers);
+/* Those of the node that this thread, its loop's, belongs to. */
+struct glue_transfers *glue_transfers_here(void);
+
 bool glue_is_lost(struct glue_node *node);
 
 #endif

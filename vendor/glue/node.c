@@ -21,6 +21,7 @@ struct glue_node {
 	struct dqlite_node *engine;
 	struct glue_pool *pool;
 	struct glue_loop *loop;
+	struct glue_transfers *transfers;
 	atomic_bool lost;
 	bool started; /* the engine's thread exists */
 	pthread_t thread;
@@ -48,6 +49,11 @@ struct glue_loop *glue_loop_of_raft(struct raft *raft)
 {
 	struct dqlite_node *engine = (struct dqlite_node *)((char *)raft - offsetof(struct dqlite_node, raft));
 	return owner_of(engine)->loop;
+}
+
+struct glue_transfers *glue_transfers_here(void)
+{
+	return glue_guard_top->node->transfers;
 }
 
 bool glue_is_lost(struct glue_node *node)
@@ -175,6 +181,9 @@ static void detach(struct glue_node *node)
 	if (node->loop != NULL) {
 		glue_loop_detach(node->loop);
 	}
+	if (node->transfers != NULL) {
+		glue_transfers_detach(node->transfers);
+	}
 }
 
 struct thread_start {
@@ -224,8 +233,9 @@ int glue_thread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*ru
 	}
 	node->pool = glue_pool_open(node, &engine->loop);
 	node->loop = glue_loop_open(engine);
+	node->transfers = glue_transfers_open(engine, &node->options);
 	struct thread_start *start = malloc(sizeof *start);
-	if (node->pool == NULL || node->loop == NULL || start == NULL) {
+	if (node->pool == NULL || node->loop == NULL || node->transfers == NULL || start == NULL) {
 		snprintf(node->reason, sizeof node->reason, "out of memory");
 		free(start);
 		return ENOMEM;
@@ -443,6 +453,9 @@ static void free_unless_lost(struct glue_node *node)
 	if (!lost) {
 		if (node->loop != NULL) {
 			glue_loop_free(node->loop);
+		}
+		if (node->transfers != NULL) {
+			glue_transfers_free(node->transfers);
 		}
 		free((char *)node->options.address);
 		free((char *)node->options.dir);

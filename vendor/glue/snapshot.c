@@ -11,6 +11,7 @@
 
 #include "raft.h"
 #include "raft/uv_fs.h"
+#include "vfs.h"
 
 static bool is_compressed(const char *dir, const char *name)
 {
@@ -32,4 +33,17 @@ int glue_read_snapshot(const char *dir, const char *name, struct raft_buffer *bu
 {
 	return is_compressed(dir, name) ? UvFsReadCompressedFile(dir, name, buf, errmsg)
 					: UvFsReadFile(dir, name, buf, errmsg);
+}
+
+/*
+ * Stands in for VfsRestore in fsm.c, which makes the new pages before it gives the old ones back. They have no use any more:
+ * the log that led to them is gone. So first everything but one page goes.
+ */
+int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot);
+int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
+{
+	struct vfsSnapshot start = *snapshot;
+	start.page_count = snapshot->page_count > 0 ? 1 : 0;
+	int rv = VfsRestore(conn, &start);
+	return rv != SQLITE_OK ? rv : VfsRestore(conn, snapshot);
 }
