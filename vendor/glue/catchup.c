@@ -227,6 +227,7 @@ static void tick(uv_timer_t *timer)
 		be_patient(all, i);
 	}
 	if (!still_receives(all) && all->first == NULL && all->reading == 0) {
+		raft_set_max_catch_up_round_duration(raft, PATIENCE_MS);
 		uv_timer_stop(timer);
 	}
 }
