@@ -26,7 +26,7 @@ test: setup ## everything that must hold: Rust, C, Python
 asan: setup ## build with the address sanitizer over Rust and C, and run the C tests on it
 	scripts/asan
 
-cluster-test: lib ## clusters in network namespaces: joins, failover, faults (root only, some ten minutes)
+cluster-test: lib ## clusters in network namespaces: joins, failover, faults, 600 MB (root only, some twenty minutes)
 	build/venv/bin/python -m pytest -q tests/cluster
 
 storm: lib ## writers under kills, pauses and partitions, with checkers; STORM="--seconds 3600 --seed 7"

@@ -58,8 +58,9 @@ def overwrite(node, entries):
 
 
 def newest_snapshot(node):
-    """Up to which entry of the log it goes."""
-    return max((int(path.name.split("-")[2]) for path in node.dir.glob("snapshot-*.meta")), default=0)
+    """Up to which entry of the log it goes. Its description is written first, and lasts."""
+    files = [path.name for path in node.dir.glob("snapshot-*") if path.suffix != ".meta"]
+    return max((int(name.split("-")[2]) for name in files), default=0)
 
 
 def await_snapshot(node, index):
