@@ -24,13 +24,23 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/query.c",
         &[
             ("sqlite3_column_decltype", "glue_column_decltype"),
+            ("sqlite3_column_name", "glue_column_name"),
             ("sqlite3_column_type", "glue_column_type"),
             ("sqlite3_column_count", "glue_part_begins"),
             ("buffer__offset", "glue_part_fill"),
         ],
     ),
     ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),
-    ("src/fsm.c", &[("sqlite3_close", "glue_close_conn")]),
+    (
+        "src/fsm.c",
+        &[
+            ("db__open", "glue_fsm_open"),
+            ("VfsApply", "glue_vfs_apply"),
+            ("VfsRestore", "glue_vfs_restore"),
+            ("sqlite3_close", "glue_fsm_close"),
+        ],
+    ),
+    ("src/registry.c", &[("db__close", "glue_db_close")]),
     (
         "src/leader.c",
         &[

@@ -47,6 +47,14 @@ int glue_column_type(sqlite3_stmt *stmt, int column)
 	return type;
 }
 
+/* A pragma that the engine's VFS answers (delete_database) yields a column without a name, and the engine measures NULL. */
+const char *glue_column_name(sqlite3_stmt *stmt, int column);
+const char *glue_column_name(sqlite3_stmt *stmt, int column)
+{
+	const char *name = sqlite3_column_name(stmt, column);
+	return name != NULL ? name : "";
+}
+
 /*
  * How a result is cut into parts. The engine ends a part as soon as it fills a page. Where the names of the columns alone
  * do that, every part ends before its first row, for ever; and where they do not, a part of 4 kB is so small that a large
