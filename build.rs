@@ -36,7 +36,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[
             ("db__open", "glue_fsm_open"),
             ("VfsApply", "glue_vfs_apply"),
-            ("VfsRestore", "glue_vfs_restore"),
+            ("VfsRestore", "glue_fsm_restore"),
             ("sqlite3_close", "glue_fsm_close"),
         ],
     ),
@@ -97,7 +97,6 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("uvDecodeMessage", "glue_decode_message"),
         ],
     ),
-    ("src/fsm.c", &[("VfsRestore", "glue_vfs_restore")]),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
 ];

@@ -144,7 +144,9 @@ int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction)
 
 /* What the connection knows of the database is worth nothing afterwards: it is not kept. */
 int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot);
-int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
+
+int glue_fsm_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot);
+int glue_fsm_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
 {
 	pthread_mutex_lock(&mutex);
 	struct kept *kept = *find(last.db);
@@ -152,7 +154,7 @@ int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
 		forget(last.db);
 	}
 	pthread_mutex_unlock(&mutex);
-	return VfsRestore(conn, snapshot);
+	return glue_vfs_restore(conn, snapshot);
 }
 
 /* With the mutex held: the entry that keeps this connection. A snapshot ends long after it has opened its own. */
