@@ -216,6 +216,16 @@ extern "C" {
 #define DQLITEPY_EXCLUSIVE 2
 
 /**
+ * Metrics as JSON. Since 0.2.0.
+ */
+#define DQLITEPY_METRICS_JSON 0
+
+/**
+ * Metrics in Prometheus' text format. Since 0.2.0.
+ */
+#define DQLITEPY_METRICS_PROMETHEUS 1
+
+/**
  * The node votes and holds the data.
  */
 #define DQLITEPY_VOTER 0
@@ -564,6 +574,36 @@ char *dqlitepy_version_string(void);
  */
 int dqlitepy_set_log_callback(dqlitepy_log_callback callback,
                               void *data);
+
+/**
+ * The figures of the process: what all nodes, clients and sessions together have done since the library was loaded, how
+ * many handles are in use, and the figures of each node that has a handle (dqlitepy_node_metrics).
+ *
+ * `format` is DQLITEPY_METRICS_JSON or DQLITEPY_METRICS_PROMETHEUS. `text_out` receives a NUL-terminated UTF-8 string
+ * that the caller frees with dqlitepy_free; NULL on failure. As JSON it is an object with a member for each family of
+ * figures: {"type": ..., "help": ..., "samples": [{"labels": {...}, "value": ...}]}, with count, sum and buckets instead
+ * of value in a histogram. As Prometheus' text format 0.0.4 it can be served as it is; the names are the same, and time is
+ * in seconds. The families are listed in docs/metrics.md.
+ * Blocks as long as the nodes take to say how they are, half a second each at most. Returns DQLITEPY_OK, DQLITEPY_INVALID
+ * or DQLITEPY_MISUSE (a forked child). Since 0.2.0.
+ */
+int dqlitepy_metrics(int format,
+                     char **text_out);
+
+/**
+ * The figures of a node: what was done through this handle and its sessions, whether the node runs, and while it does
+ * its role, its leader, term and log, how many databases it holds; and what lies in its data directory.
+ *
+ * The rest is as for dqlitepy_metrics; the codes are also DQLITEPY_NOTFOUND. Since 0.2.0.
+ */
+int dqlitepy_node_metrics(dqlitepy_handle handle, int format, char **text_out);
+
+/**
+ * The figures of a client: the calls that were made with it.
+ *
+ * The rest is as for dqlitepy_metrics, but it does not block; the codes are also DQLITEPY_NOTFOUND. Since 0.2.0.
+ */
+int dqlitepy_client_metrics(dqlitepy_handle handle, int format, char **text_out);
 
 /**
  * Makes a node that is a cluster of its own. It does not run yet and touches neither disk nor network.

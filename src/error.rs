@@ -37,6 +37,29 @@ pub(crate) enum Kind {
     Sql,
 }
 
+impl Kind {
+    const COUNT: usize = Self::Sql as usize + 1;
+
+    /// All of them, in their order; a list of another length does not compile.
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::Misuse,
+        Self::NoLeader,
+        Self::Shutdown,
+        Self::Stopped,
+        Self::Internal,
+        Self::Timeout,
+        Self::Unknown,
+        Self::Retry,
+        Self::Interrupted,
+        Self::SettingsLost,
+        Self::Full,
+        Self::TransactionLost,
+        Self::Sql,
+    ];
+}
+
 /// A failure: its kind, what a person should read, and SQLite's extended code (0 = none).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Error {

@@ -10,6 +10,7 @@ mod ffi;
 mod handle;
 mod limits;
 mod log;
+mod metrics;
 #[cfg(test)]
 #[path = "../benches/micro.rs"]
 mod micro;

@@ -8,7 +8,7 @@ use dqlitepy as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room with the rooms that it may use, besides the leaves `error`, `limits` and `log`.
+/// Each room with the rooms that it may use, besides the leaves `error`, `limits`, `log` and `metrics`.
 const MAY_USE: &[(&str, &[&str])] = &[
     (
         "ffi",
@@ -24,8 +24,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &[]),
     ("net", &[]),
     ("wire", &[]),
+    ("metrics", &[]),
 ];
-const LEAVES: &[&str] = &["error", "limits", "log"];
+const LEAVES: &[&str] = &["error", "limits", "log", "metrics"];
 
 /// Rooms and files that may hold `unsafe`.
 const UNSAFE: &[&str] = &["ffi/", "engine/", "net/sys.rs"];

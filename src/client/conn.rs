@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::client::connector::Connector;
 use crate::limits;
+use crate::metrics::{Count, Metrics};
 use crate::net::{Cause, Stream, Waker};
 use crate::wire::{HEADER_LEN, Header, Malformed, Request, Response, VERSION};
 
@@ -18,6 +19,8 @@ const COPIED: usize = 128 << 10;
 /// A connection on which the protocol was agreed. After a [`Broken`] it is of no use any more.
 pub(crate) struct Conn {
     stream: Stream,
+    /// Whose bytes these are; None where nobody counts.
+    metrics: Option<Arc<Metrics>>,
     /// The version word goes out together with the first request.
     out: Vec<u8>,
     buffer: Vec<u8>,
@@ -90,6 +93,7 @@ impl Conn {
     pub(crate) fn new(stream: Stream) -> Self {
         Self {
             stream,
+            metrics: None,
             out: VERSION.to_le_bytes().to_vec(),
             buffer: Vec::new(),
             filled: 0..0,
@@ -106,6 +110,21 @@ impl Conn {
             address: address.to_owned(),
             connector: Arc::clone(connector),
         });
+    }
+
+    /// A connection that is counted, and its bytes.
+    pub(crate) fn counted(stream: Stream, metrics: Arc<Metrics>) -> Self {
+        metrics.add(Count::Connections, 1);
+        Self {
+            metrics: Some(metrics),
+            ..Self::new(stream)
+        }
+    }
+
+    fn count(&self, what: Count, bytes: usize) {
+        if let Some(metrics) = &self.metrics {
+            metrics.add(what, bytes as u64);
+        }
     }
 
     /// Wakes whoever waits on this connection.
@@ -198,6 +217,7 @@ impl Conn {
     /// Sends what is queued.
     pub(crate) fn flush(&mut self, name: &str, deadline: Instant) -> Result<(), Broken> {
         let sent = self.stream.write_all(&self.out, deadline);
+        self.count(Count::BytesSent, self.out.len());
         self.out.clear();
         if self.out.capacity() > KEPT {
             self.out.shrink_to(BUFFER);
@@ -260,7 +280,9 @@ impl Conn {
                 let larger = (self.buffer.len() * 2).clamp(BUFFER, needed.max(BUFFER));
                 self.buffer.resize(larger, 0);
             }
-            self.filled.end += self.read(deadline)?;
+            let came = self.read(deadline)?;
+            self.filled.end += came;
+            self.count(Count::BytesReceived, came);
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::client::search::Search;
 use crate::client::waiting::{Patient, Waiting};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::metrics::{Count, Metrics};
 use crate::net::{Address, Cause, Stream};
 use crate::wire::{Request, Response};
 
@@ -31,12 +32,15 @@ pub(crate) struct Connector {
     addresses: Vec<Address>,
     /// The address of the last leader that was found.
     remembered: Mutex<Option<String>>,
+    /// The same, kept when later it was not found: to notice a change.
+    led_last: Mutex<String>,
 }
 
 /// How a node is reached. A copy goes to every thread that asks one.
 #[derive(Clone)]
 pub(super) struct Ways {
     local: Option<Arc<dyn Local>>,
+    metrics: Arc<Metrics>,
 }
 
 /// What one node said, and the connection on which it said so.
@@ -52,11 +56,21 @@ const QUICK_QUESTIONS: usize = 4;
 
 impl Connector {
     pub(crate) fn new(local: Option<Arc<dyn Local>>, addresses: Vec<Address>) -> Self {
+        Self::counted(local, addresses, Metrics::new())
+    }
+
+    /// One that counts what is done through it where others count too.
+    pub(crate) fn counted(local: Option<Arc<dyn Local>>, addresses: Vec<Address>, metrics: Arc<Metrics>) -> Self {
         Self {
-            ways: Ways { local },
+            ways: Ways { local, metrics },
             addresses,
             remembered: Mutex::new(None),
+            led_last: Mutex::default(),
         }
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.ways.metrics
     }
 
     /// A connection to the leader, and its address.
@@ -70,6 +84,9 @@ impl Connector {
             Some(found) => Ok(found),
             None => Search::new(&self.ways, self.candidates(), deadline).run(waiting),
         };
+        if let Ok((_, address)) = &found {
+            self.note_leader(address);
+        }
         *self.remembered.lock() = found.as_ref().ok().map(|(_, address)| address.clone());
         found
     }
@@ -95,6 +112,14 @@ impl Connector {
             }
         }
         None
+    }
+
+    fn note_leader(&self, address: &str) {
+        let mut last = self.led_last.lock();
+        if *last != address {
+            let known = !std::mem::replace(&mut *last, address.to_owned()).is_empty();
+            self.metrics().add(Count::LeaderChanges, u64::from(known));
+        }
     }
 
     /// A connection to that very node, whatever its role.
@@ -148,7 +173,7 @@ impl Ways {
             Some(local) if local.address() == address => local.dial(deadline)?,
             _ => Stream::connect_tcp(&Address::parse_peer(address, "address")?, deadline)?,
         };
-        Ok(Conn::new(stream))
+        Ok(Conn::counted(stream, Arc::clone(&self.metrics)))
     }
 
     /// Who leads, as the node at `address` has it; it has to answer within `limit`.

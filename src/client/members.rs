@@ -14,6 +14,7 @@ use crate::client::roles;
 use crate::client::roles::Targets;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::metrics::{Call, Snapshot};
 use crate::net::Address;
 use crate::wire::{Request, Response, Role};
 
@@ -59,6 +60,20 @@ impl Client {
     /// Bounds each call that begins from now on.
     pub(crate) fn set_timeout(&self, timeout: Duration) {
         *self.timeout.lock() = timeout;
+    }
+
+    /// Makes a call of somebody who counts.
+    pub(crate) fn counted<T>(&self, call: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let began = Instant::now();
+        let done = call(self);
+        self.connector
+            .metrics()
+            .call(Call::Members, began.elapsed(), done.as_ref().err());
+        done
+    }
+
+    pub(crate) fn figures(&self) -> Snapshot {
+        self.connector.metrics().snapshot()
     }
 
     /// The leader's address.

@@ -12,6 +12,7 @@ use crate::db::session::{Attempt, Changes, Keep, Session, Sets, Sink};
 use crate::db::sql::{Kind as Sql, Statement};
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::metrics::Count;
 use crate::wire::{End, Params, Request, Response, Rows, Value};
 
 impl Session {
@@ -25,7 +26,14 @@ impl Session {
             .conn()?
             .call(&request, deadline)
             .map_err(|broken| ended(statement, broken))?;
-        changes(&response, statement, "EXEC_SQL")
+        let changes = changes(&response, statement, "EXEC_SQL")?;
+        Ok(self.changed(changes))
+    }
+
+    fn changed(&self, changes: Changes) -> Changes {
+        self.metrics()
+            .add(Count::RowsChanged, changes.rows_affected.unsigned_abs());
+        changes
     }
 
     pub(super) fn exec_prepared(
@@ -38,14 +46,16 @@ impl Session {
         if statement.rows {
             let request = Request::Query { db, stmt, params };
             fetch(self.conn()?, &request, statement, &mut |rows| drain(rows), deadline)?;
-            return self.changes_of(statement, deadline);
+            let changes = self.changes_of(statement, deadline)?;
+            return Ok(self.changed(changes));
         }
         let request = Request::Exec { db, stmt, params };
         let response = self
             .conn()?
             .call(&request, deadline)
             .map_err(|broken| ended(statement, broken))?;
-        changes(&response, statement, "EXEC")
+        let changes = changes(&response, statement, "EXEC")?;
+        Ok(self.changed(changes))
     }
 
     pub(super) fn one_by_one(
@@ -82,7 +92,7 @@ impl Session {
                 sent += 1;
             }
             if sent == 0 {
-                return Ok(total);
+                break;
             }
             conn.flush("EXEC", deadline)
                 .map_err(|broken| ended(statement, broken))?;
@@ -97,6 +107,7 @@ impl Session {
                 }
             }
         }
+        self.metrics().add(Count::RowsChanged, total.unsigned_abs());
         failed.map_or(Ok(total), Err)
     }
 

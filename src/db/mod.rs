@@ -27,6 +27,7 @@ use crate::db::session::{Session, Sink};
 use crate::db::sql::{Kind as Sql, Statement};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::metrics::Count;
 use crate::render::JsonArray;
 
 pub(crate) use crate::db::bound::BoundStatement;
@@ -109,6 +110,7 @@ impl Database {
             }
             self.fetch(&statement, &mut |rows| garbled(json.part(rows)), deadline)?;
         }
+        self.connector.metrics().add(Count::RowsRead, json.row_count());
         Ok(json.finish())
     }
 

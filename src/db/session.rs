@@ -16,6 +16,7 @@ use crate::db::sql::{Kind as Sql, Statement};
 use crate::db::transaction::Transaction;
 use crate::db::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
+use crate::metrics::{Call, Count, Metrics};
 use crate::wire::{Params, Request, Response, Rows, Value};
 
 /// Between being told "not leader" by the leader and asking again: a transfer of leadership is under way.
@@ -118,7 +119,7 @@ impl Session {
 
     /// Connects now rather than at the first statement.
     pub(crate) fn open(&mut self, deadline: Instant) -> Result<()> {
-        self.connect(deadline)
+        self.counted(Call::Prepare, |session| session.connect(deadline))
     }
 
     /// Where the leader is that the session is connected to; connects if it is not.
@@ -218,7 +219,9 @@ impl Session {
             Failed::NotRun(error) => failed::undecided(statement, error.message()),
             failed => failed,
         };
-        self.settle(statement, failed, deadline)
+        let error = self.settle(statement, failed, deadline);
+        self.metrics().error(&error);
+        error
     }
 
     /// How many parameters a statement has; it is prepared for its first run.
@@ -227,13 +230,37 @@ impl Session {
             return Ok(0);
         }
         // To prepare is to read: it changes nothing, whatever the statement is.
-        self.run(&statement.as_read(), deadline, |session| {
-            Ok(session.prepared(statement, deadline)?.parameters)
+        self.counted(Call::Prepare, |session| {
+            session.attempts(&statement.as_read(), deadline, |session| {
+                Ok(session.prepared(statement, deadline)?.parameters)
+            })
+        })
+    }
+
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        self.connector.metrics()
+    }
+
+    fn counted<T>(&mut self, call: Call, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let began = Instant::now();
+        let done = body(self);
+        self.metrics().call(call, began.elapsed(), done.as_ref().err());
+        done
+    }
+
+    fn run<T: Default>(
+        &mut self,
+        statement: &Statement<'_>,
+        deadline: Instant,
+        attempt: impl FnMut(&mut Self) -> Attempt<T>,
+    ) -> Result<T> {
+        self.counted(about(statement), |session| {
+            session.attempts(statement, deadline, attempt)
         })
     }
 
     /// The frame around every statement: connection, retry, transaction.
-    fn run<T: Default>(
+    fn attempts<T: Default>(
         &mut self,
         statement: &Statement<'_>,
         deadline: Instant,
@@ -271,7 +298,10 @@ impl Session {
                 _ => None,
             };
             match pause {
-                Some(pause) => self.wake.pause(pause)?,
+                Some(pause) => {
+                    self.metrics().add(Count::Retries, 1);
+                    self.wake.pause(pause)?;
+                }
                 None => return Err(self.settle(statement, failed, deadline)),
             }
         }
@@ -419,5 +449,14 @@ impl Session {
         self.conn
             .as_mut()
             .ok_or_else(|| Failed::NotRun(Error::internal("not connected")))
+    }
+}
+
+/// What a statement is about, as it is counted.
+fn about(statement: &Statement<'_>) -> Call {
+    match statement.kind {
+        _ if statement.controls_transaction() => Call::Transaction,
+        Sql::Read => Call::Read,
+        _ => Call::Write,
     }
 }

@@ -16,6 +16,7 @@ use crate::db::stream::{ResultRows, start};
 use crate::db::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::metrics::Metrics;
 
 const SQLITE_ERROR: i32 = 1;
 
@@ -31,6 +32,7 @@ pub(crate) enum Mode {
 pub(crate) struct SharedSession {
     database: String,
     core: Mutex<Session>,
+    metrics: Arc<Metrics>,
     wake: Arc<WakeSlot>,
     timeout_ms: AtomicU64,
     busy_ms: AtomicU64,
@@ -54,6 +56,7 @@ impl SharedSession {
         core.open(Instant::now() + timeout)?;
         Ok(Self {
             database: name.to_owned(),
+            metrics: Arc::clone(core.metrics()),
             core: Mutex::new(core),
             wake,
             timeout_ms: AtomicU64::new(millis(timeout)),
@@ -305,6 +308,10 @@ impl SharedSession {
     /// The connection may be given up without a loss.
     pub(super) fn may_drop(&self) -> bool {
         !self.in_transaction.load(Ordering::Acquire) && !self.core.lock().is_tainted()
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     pub(crate) fn wake(&self) -> &WakeSlot {

@@ -17,6 +17,7 @@ use crate::db::sql::OwnedStatement;
 use crate::db::value::TOO_BIG;
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::metrics::Count;
 use crate::wire::{Malformed, Params, Value};
 
 /// Takes the values of many rows: the row's number in this call, the column, the value.
@@ -52,6 +53,8 @@ struct Stream {
     size: u64,
     /// Nobody looks at what still comes.
     closing: bool,
+    /// Rows that were handed out and are not counted yet.
+    read: u64,
 }
 
 /// Runs a statement up to its first rows.
@@ -72,6 +75,7 @@ pub(super) fn start(
             conn,
             failed: None,
             closing: false,
+            read: 0,
         }),
         closing: AtomicBool::new(false),
         loaded: AtomicBool::new(false),
@@ -90,6 +94,7 @@ impl ResultRows {
                 failed: None,
                 size: 0,
                 closing: false,
+                read: 0,
             }),
             closing: AtomicBool::new(false),
             loaded: AtomicBool::new(false),
@@ -121,6 +126,7 @@ impl ResultRows {
         loop {
             let found = stream.part.next_row();
             if stream.intact(&self.session, found)? {
+                stream.read += 1;
                 return Ok(Next::Row);
             }
             if let Some(end) = self.follow(&mut stream)? {
@@ -145,6 +151,7 @@ impl ResultRows {
         loop {
             let found = stream.part.take_rows(most, take);
             let rows = stream.intact(&self.session, found)?;
+            stream.read += rows as u64;
             if rows > 0 {
                 return Ok((rows, Next::Row));
             }
@@ -219,6 +226,7 @@ impl Drop for ResultRows {
 impl Stream {
     /// Receives the next part; false if there is none.
     fn advance(&mut self, session: &SharedSession, deadline: Instant) -> Result<bool> {
+        self.count(session);
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -274,7 +282,13 @@ impl Stream {
         error
     }
 
+    /// Now and then, because a row costs less than its count.
+    fn count(&mut self, session: &SharedSession) {
+        session.metrics().add(Count::RowsRead, std::mem::take(&mut self.read));
+    }
+
     fn close(&mut self, session: &SharedSession) -> Result<()> {
+        self.count(session);
         let Some(sql) = self.sql.clone() else {
             return Ok(());
         };

@@ -109,6 +109,9 @@ pub(crate) struct Status {
     pub(crate) term: u64,
     pub(crate) last_index: u64,
     pub(crate) applied_index: u64,
+    /// As the protocol numbers roles; None if the node is no member.
+    pub(crate) role: Option<u64>,
+    pub(crate) databases: u64,
 }
 
 /// How far a member is that catches up.
@@ -260,6 +263,8 @@ impl Engine {
             term: status.term,
             last_index: status.last_index,
             applied_index: status.applied_index,
+            role: u64::try_from(status.role).ok(),
+            databases: status.databases,
         })
     }
 

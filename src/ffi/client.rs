@@ -14,6 +14,11 @@ use crate::net::{Address, parse_csv};
 use crate::node;
 use crate::render;
 
+/// Makes a call on a client, and counts it.
+fn client<T>(handle: dqlitepy_handle, call: impl FnOnce(&Client) -> Result<T>) -> Result<T> {
+    object::<Client>(handle)?.counted(call)
+}
+
 /// Makes a client of the cluster that the given nodes belong to. Does not connect yet.
 ///
 /// `addresses_csv` is a NUL-terminated UTF-8 list such as "10.0.0.1:9001,10.0.0.2:9001"; blanks, empty entries and doubles
@@ -90,7 +95,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
     guard(|| {
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        node::add(&*object::<Client>(handle)?, id, &address).map(drop)
+        client(handle, |client| node::add(client, id, &address).map(drop))
     })
 }
 
@@ -102,7 +107,7 @@ pub unsafe extern "C" fn dqlitepy_client_add(
 /// DQLITEPY_INTERNAL. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_remove(handle: dqlitepy_handle, id: dqlitepy_node_id) -> c_int {
-    guard(|| object::<Client>(handle)?.remove(id))
+    guard(|| client(handle, |client| client.remove(id)))
 }
 
 /// The address of the leader.
@@ -117,7 +122,7 @@ pub unsafe extern "C" fn dqlitepy_client_leader(handle: dqlitepy_handle, address
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(address_out, "address_out") }?;
-        *out = alloc::into_c_string(object::<Client>(handle)?.leader()?.into_bytes());
+        *out = alloc::into_c_string(client(handle, Client::leader)?.into_bytes());
         Ok(())
     })
 }
@@ -135,7 +140,7 @@ pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_o
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(json_out, "json_out") }?;
-        let members = object::<Client>(handle)?.cluster()?;
+        let members = client(handle, Client::cluster)?;
         let list = members
             .iter()
             .map(|member| (member.id, member.address.as_str(), member.role.into()));
@@ -155,7 +160,7 @@ pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_o
 /// Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_assign(handle: dqlitepy_handle, id: dqlitepy_node_id, role: c_int) -> c_int {
-    guard(|| object::<Client>(handle)?.assign(id, role_of(role)?))
+    guard(|| client(handle, |client| client.assign(id, role_of(role)?)))
 }
 
 fn role_of(number: c_int) -> Result<Role> {
@@ -173,7 +178,7 @@ fn role_of(number: c_int) -> Result<Role> {
 /// (the node could not take over; the old leader goes on). Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_transfer(handle: dqlitepy_handle, id: dqlitepy_node_id) -> c_int {
-    guard(|| object::<Client>(handle)?.transfer(id))
+    guard(|| client(handle, |client| client.transfer(id)))
 }
 
 /// Asks the node at `address` for its failure domain and its weight.
@@ -197,7 +202,7 @@ pub unsafe extern "C" fn dqlitepy_client_describe(
         let (domain, weight) = unsafe { (args::optional_out(failure_domain_out), args::optional_out(weight_out)) };
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        let found = object::<Client>(handle)?.describe(&address)?;
+        let found = client(handle, |client| client.describe(&address))?;
         domain.into_iter().for_each(|out| *out = found.failure_domain);
         weight.into_iter().for_each(|out| *out = found.weight);
         Ok(())
@@ -222,6 +227,6 @@ pub unsafe extern "C" fn dqlitepy_client_set_weight(
     guard(|| {
         // SAFETY: the caller's promise.
         let address = Address::parse_peer(unsafe { args::text(address, "address") }?, "address")?;
-        object::<Client>(handle)?.set_weight(&address, weight)
+        client(handle, |client| client.set_weight(&address, weight))
     })
 }

@@ -10,6 +10,7 @@ mod client;
 mod guard;
 mod library;
 mod log;
+mod metrics;
 mod node;
 mod options;
 mod queue;

@@ -73,6 +73,11 @@ pub const DQLITEPY_IMMEDIATE: c_int = 1;
 /// The same as immediate, because readers never wait here. Since 0.2.0.
 pub const DQLITEPY_EXCLUSIVE: c_int = 2;
 
+/// Metrics as JSON. Since 0.2.0.
+pub const DQLITEPY_METRICS_JSON: c_int = 0;
+/// Metrics in Prometheus' text format. Since 0.2.0.
+pub const DQLITEPY_METRICS_PROMETHEUS: c_int = 1;
+
 /// The node votes and holds the data.
 #[expect(dead_code, reason = "only C uses it")]
 pub const DQLITEPY_VOTER: c_int = 0;

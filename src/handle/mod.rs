@@ -104,6 +104,16 @@ pub(crate) fn get<T: Object>(handle: u64) -> Result<Arc<T>> {
         .ok_or_else(|| unknown::<T>(handle))
 }
 
+/// Everything of one kind that has a handle.
+pub(crate) fn all<T: Object>() -> Vec<Arc<T>> {
+    let table = TABLE.lock();
+    table
+        .iter()
+        .filter_map(|(_, entry)| T::unwrap(&entry.slot))
+        .cloned()
+        .collect()
+}
+
 /// Takes the handle out of use and returns what it stood for.
 pub(crate) fn remove<T: Object>(handle: u64) -> Result<Arc<T>> {
     let object = get::<T>(handle)?;

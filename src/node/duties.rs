@@ -10,6 +10,7 @@ use crate::client::{self, Member, Role, Targets};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
+use crate::metrics::Metrics;
 use crate::net;
 use crate::node::files::{self, Entry};
 use crate::node::instance::Instance;
@@ -202,7 +203,7 @@ fn look_after(node: &Arc<Instance>, known: &mut Known) {
 }
 
 fn adjust_roles(node: &Arc<Instance>, targets: Targets) {
-    let (me, connector) = (node.me(), node.connector());
+    let (me, connector) = (node.me(), node.connector(Metrics::new()));
     let deadline = Instant::now() + limits::CLIENT_CALL;
     loop {
         match client::adjust_once(&connector, me.id, &me.address, targets, deadline) {

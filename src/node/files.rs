@@ -143,12 +143,13 @@ fn is_metadata(name: &str) -> bool {
 }
 
 fn is_raft_file(name: &str) -> bool {
-    is_metadata(name)
-        || name.starts_with("open-")
-        || name.starts_with("snapshot-")
-        || name
-            .split_once('-')
-            .is_some_and(|(first, last)| is_index(first) && is_index(last))
+    is_metadata(name) || name.starts_with("snapshot-") || is_segment(name)
+}
+
+/// Whether it is a piece of raft's log.
+pub(crate) fn is_segment(name: &str) -> bool {
+    let indexes = name.split_once('-');
+    name.starts_with("open-") || indexes.is_some_and(|(first, last)| is_index(first) && is_index(last))
 }
 
 fn is_index(text: &str) -> bool {

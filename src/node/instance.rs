@@ -18,6 +18,7 @@ use crate::engine::{self, Engine, Status};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
+use crate::metrics::Metrics;
 use crate::net::{self, Address, Stream};
 use crate::node::Config;
 use crate::node::duties::Duties;
@@ -267,12 +268,10 @@ impl Instance {
         }
     }
 
-    /// Finds the leader, this node first.
-    pub(crate) fn connector(self: &Arc<Self>) -> Connector {
-        Connector::new(
-            Some(Arc::new(Inside(Arc::downgrade(self), self.me.address.clone()))),
-            Vec::new(),
-        )
+    /// Finds the leader, this node first; what is done through it is counted there.
+    pub(crate) fn connector(self: &Arc<Self>, metrics: Arc<Metrics>) -> Connector {
+        let inside = Inside(Arc::downgrade(self), self.me.address.clone());
+        Connector::counted(Some(Arc::new(inside)), Vec::new(), metrics)
     }
 
     /// Calls that wait on this slot are ended when the node is lost or stopped.

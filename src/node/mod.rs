@@ -1,6 +1,7 @@
 //! A node as one handle sees it: configured, running, stopped. Several handles may stand for one running node.
 
 mod duties;
+mod figures;
 mod files;
 mod identity;
 mod instance;
@@ -22,6 +23,7 @@ use crate::engine::Snapshots;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
+use crate::metrics::Metrics;
 use crate::net::Address;
 use crate::node::instance::Instance;
 
@@ -70,6 +72,7 @@ impl Default for Options {
     }
 }
 
+pub(crate) use figures::figures;
 pub(crate) use join::add;
 
 pub(crate) struct Node {
@@ -77,6 +80,8 @@ pub(crate) struct Node {
     phase: Mutex<Phase>,
     /// Held through start, stop and destroy, which exclude each other.
     changing: Mutex<()>,
+    /// What its calls did, over all starts.
+    metrics: Arc<Metrics>,
 }
 
 enum Phase {
@@ -123,6 +128,7 @@ impl Node {
             config: Mutex::new(config),
             phase: Mutex::new(Phase::Configured),
             changing: Mutex::new(()),
+            metrics: Metrics::new(),
         })
     }
 
@@ -170,7 +176,7 @@ impl Node {
         let wake = Arc::new(WakeSlot::default());
         instance.register(&wake)?;
         let running = Running {
-            connector: Arc::new(instance.connector()),
+            connector: Arc::new(instance.connector(Arc::clone(&self.metrics))),
             instance: Arc::clone(&instance),
             wake,
             databases: Mutex::new(HashMap::new()),

@@ -41,7 +41,6 @@ impl JsonArray {
         Ok(())
     }
 
-    #[cfg(test)]
     pub(crate) fn row_count(&self) -> u64 {
         self.rows
     }
@@ -133,7 +132,7 @@ fn real(out: &mut Vec<u8>, x: f64) {
     }
 }
 
-fn string(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
     if is_plain(bytes) {

@@ -1,6 +1,7 @@
-//! Rows as text for those who read JSON. Where the rows come from is not its business.
+//! Rows and figures as text for those who read JSON or collect metrics. Where they come from is not its business.
 
 mod json;
+pub(crate) mod metrics;
 mod time;
 
 pub(crate) use json::{JsonArray, members};

@@ -84,6 +84,8 @@ struct glue_status {
 	uint64_t last_index;
 	uint64_t applied_index;
 	unsigned members;
+	int role; /* 0 voter, 1 stand-by, 2 spare, -1 no member; as the protocol numbers them */
+	uint64_t databases;
 };
 
 /* Asks the loop; 0, or an errno (ETIMEDOUT if the loop did not answer in time). Any thread, until stop begins. */

@@ -239,6 +239,21 @@ static bool is_blank(struct dqlite_node *engine)
 	return true;
 }
 
+static int own_role(const struct raft *raft)
+{
+	const struct raft_server *self = configurationGet(&raft->configuration, raft->id);
+	switch (self != NULL ? self->role : -1) {
+	case RAFT_VOTER:
+		return 0;
+	case RAFT_STANDBY:
+		return 1;
+	case RAFT_SPARE:
+		return 2;
+	default:
+		return -1;
+	}
+}
+
 static void inspect(struct dqlite_node *engine, struct glue_status *status)
 {
 	struct raft *raft = &engine->raft;
@@ -255,6 +270,8 @@ static void inspect(struct dqlite_node *engine, struct glue_status *status)
 		.blank = is_blank(engine),
 		.lone = raft->configuration.n == 1 && raft->configuration_committed_index == 1 &&
 			raft->configuration_uncommitted_index == 0,
+		.role = own_role(raft),
+		.databases = engine->registry.size,
 	};
 }
 
