@@ -20,16 +20,6 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("close", "glue_close"),
         ],
     ),
-    (
-        "src/query.c",
-        &[
-            ("sqlite3_column_decltype", "glue_column_decltype"),
-            ("sqlite3_column_name", "glue_column_name"),
-            ("sqlite3_column_type", "glue_column_type"),
-            ("sqlite3_column_count", "glue_part_begins"),
-            ("buffer__offset", "glue_part_fill"),
-        ],
-    ),
     ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),
     (
         "src/fsm.c",
@@ -61,6 +51,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/gateway.c",
         &[
             ("sqlite3_step", "glue_step_to_end"),
+            ("query__batch", "glue_query_batch"),
             ("stmt__registry_get", "glue_stmt_get"),
             ("raft_remove", "glue_raft_remove"),
             ("leader_exec", "glue_leader_exec"),
