@@ -72,7 +72,7 @@ void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb wor
 		atomic_store(&engine_query_sql_done, done);
 		done = query_sql_done;
 	}
-	leader_exec(leader, exec, work, done);
+	glue_exec_quick(leader, exec, work, done);
 }
 
 /*

@@ -80,6 +80,8 @@ struct glue_lease {
 };
 struct glue_lease *glue_lease_of(struct raft *raft);
 void glue_lease_end(struct glue_lease *lease);
+/* What was read just now is true without asking the others. */
+bool glue_lease_covers(struct raft *raft);
 /* Any thread: the engine was given this socket as its link to a peer. */
 void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
 
@@ -94,6 +96,36 @@ void glue_transfers_detach(struct glue_transfers *transfers);
 void glue_transfers_free(struct glue_transfers *transfers);
 /* Those of the node that this thread, its loop's, belongs to. */
 struct glue_transfers *glue_transfers_here(void);
+
+/*
+ * How statements of one kind did so far, to know which may run on the loop's thread (quick.c); of that thread only.
+ */
+enum { GLUE_PASTS = 1024 };
+
+struct glue_past {
+	uint32_t hash;
+	uint16_t probation; /* so many runs on the pool must be over first */
+	uint8_t failures;   /* how often one ran too long on the loop's thread */
+	bool quick;
+};
+
+struct glue_quick {
+	struct glue_past past[GLUE_PASTS];
+	struct glue_past *learning; /* the next job of the pool is of that kind */
+};
+
+struct glue_quick *glue_quick_of(uv_loop_t *loop);
+void glue_past_learn(struct glue_past *past, uint64_t took_ns);
+
+/* Until its end the budget is what the statement on this connection may take; then says whether that was too little. */
+struct glue_entry;
+struct glue_entry *glue_budget_begin(struct sqlite3 *conn, unsigned looks);
+bool glue_budget_end(struct glue_entry *entry);
+
+/* leader_exec, with statements that proved quick run at once. */
+struct leader;
+struct exec;
+void glue_exec_quick(struct leader *leader, struct exec *exec, void (*work)(struct exec *), void (*done)(struct exec *));
 
 bool glue_is_lost(struct glue_node *node);
 

@@ -22,26 +22,28 @@
 /* A thousand steps take some ten microseconds, a look at the socket one. */
 enum { BUCKETS = 1024, STEPS_BETWEEN_LOOKS = 1000, LOOKS_PER_CLIENT_LOOK = 256 };
 
-struct entry {
+struct glue_entry {
 	sqlite3 *conn;
 	atomic_bool abort;
 	atomic_int client; /* the socket; -1: unknown */
 	unsigned looks;	   /* of the thread that runs the step */
-	struct entry *next;
+	unsigned budget;   /* looks until it is given up; 0: never */
+	bool overrun;
+	struct glue_entry *next;
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct entry *buckets[BUCKETS];
+static struct glue_entry *buckets[BUCKETS];
 
-static struct entry **bucket_of(sqlite3 *conn)
+static struct glue_entry **bucket_of(sqlite3 *conn)
 {
 	return &buckets[((uintptr_t)conn >> 6) % BUCKETS];
 }
 
 /* With the mutex held: the link that points to the connection's entry, or to NULL. */
-static struct entry **find(sqlite3 *conn)
+static struct glue_entry **find(sqlite3 *conn)
 {
-	struct entry **link = bucket_of(conn);
+	struct glue_entry **link = bucket_of(conn);
 	while (*link != NULL && (*link)->conn != conn) {
 		link = &(*link)->next;
 	}
@@ -56,7 +58,11 @@ static bool client_has_gone(int fd)
 
 static int look(void *arg)
 {
-	struct entry *entry = arg;
+	struct glue_entry *entry = arg;
+	if (entry->budget > 0 && --entry->budget == 0) {
+		entry->overrun = true;
+		return 1;
+	}
 	if (++entry->looks % LOOKS_PER_CLIENT_LOOK == 0 && client_has_gone(atomic_load(&entry->client))) {
 		return 1;
 	}
@@ -70,7 +76,7 @@ int glue_open_v2(const char *name, sqlite3 **conn, int flags, const char *vfs)
 	if (rv != SQLITE_OK) {
 		return rv;
 	}
-	struct entry *entry = calloc(1, sizeof *entry);
+	struct glue_entry *entry = calloc(1, sizeof *entry);
 	if (entry == NULL) {
 		return SQLITE_NOMEM;
 	}
@@ -90,7 +96,7 @@ void glue_progress_handler(sqlite3 *conn, int steps, int (*handler)(void *), voi
 	(void)steps;
 	(void)arg;
 	pthread_mutex_lock(&mutex);
-	struct entry *entry = *find(conn);
+	struct glue_entry *entry = *find(conn);
 	if (entry != NULL) {
 		atomic_store_explicit(&entry->abort, handler != NULL, memory_order_relaxed);
 	}
@@ -100,18 +106,38 @@ void glue_progress_handler(sqlite3 *conn, int steps, int (*handler)(void *), voi
 void glue_watch_client(sqlite3 *conn, int fd)
 {
 	pthread_mutex_lock(&mutex);
-	struct entry *entry = *find(conn);
+	struct glue_entry *entry = *find(conn);
 	if (entry != NULL) {
 		atomic_store(&entry->client, fd);
 	}
 	pthread_mutex_unlock(&mutex);
 }
 
+struct glue_entry *glue_budget_begin(sqlite3 *conn, unsigned looks)
+{
+	pthread_mutex_lock(&mutex);
+	struct glue_entry *entry = *find(conn);
+	pthread_mutex_unlock(&mutex);
+	if (entry != NULL) {
+		entry->budget = looks;
+		entry->overrun = false;
+	}
+	return entry;
+}
+
+bool glue_budget_end(struct glue_entry *entry)
+{
+	if (entry != NULL) {
+		entry->budget = 0;
+	}
+	return entry != NULL && entry->overrun;
+}
+
 static void forget(sqlite3 *conn)
 {
 	pthread_mutex_lock(&mutex);
-	struct entry **link = find(conn);
-	struct entry *entry = *link;
+	struct glue_entry **link = find(conn);
+	struct glue_entry *entry = *link;
 	if (entry != NULL) {
 		*link = entry->next;
 	}

@@ -124,6 +124,16 @@ static void refresh(struct raft *raft, struct glue_lease *lease)
 	}
 }
 
+bool glue_lease_covers(struct raft *raft)
+{
+	struct glue_lease *lease = glue_lease_of(raft);
+	uint64_t left = time_left(raft, lease);
+	if (left > 0 && left < raft->election_timeout / 4) {
+		refresh(raft, lease);
+	}
+	return left > 0;
+}
+
 /* The engine's own continuation of a query; always the same function. */
 static _Atomic(raft_io_async_work_cb) query_work_done;
 
@@ -192,13 +202,9 @@ static void first_rows(struct raft_io_async_work *work, int rows)
 	struct exec *exec = work->data;
 	struct raft *raft = raft_of(work);
 	if ((rows == SQLITE_ROW || rows == SQLITE_DONE) && sqlite3_stmt_readonly(exec->stmt)) {
-		uint64_t left = time_left(raft, glue_lease_of(raft));
-		if (left == 0) {
+		if (!glue_lease_covers(raft)) {
 			prove(work, rows);
 			return;
-		}
-		if (left < raft->election_timeout / 4) {
-			refresh(raft, glue_lease_of(raft));
 		}
 	}
 	atomic_load(&query_work_done)(work, rows);

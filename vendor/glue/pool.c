@@ -12,7 +12,12 @@
 
 enum { MAX_THREADS = 256, IDLE_SECONDS = 10 };
 
-/* Jobs are linked through a field that libuv reserves in each request, so that queueing allocates nothing. */
+/*
+ * Fields that libuv reserves in each request, so that queueing allocates nothing: the next job, whose past it belongs to,
+ * and how long it took.
+ */
+enum { NEXT, PAST, TOOK };
+
 struct list {
 	uv_work_t *head, *tail;
 };
@@ -27,13 +32,14 @@ struct glue_pool {
 	unsigned threads, idle, queued;
 	unsigned outstanding; /* touched on the loop's thread only */
 	bool closing;
+	struct glue_quick quick; /* of the loop's thread */
 };
 
 static void list_push(struct list *list, uv_work_t *work)
 {
-	work->reserved[0] = NULL;
+	work->reserved[NEXT] = NULL;
 	if (list->tail != NULL) {
-		list->tail->reserved[0] = work;
+		list->tail->reserved[NEXT] = work;
 	} else {
 		list->head = work;
 	}
@@ -44,7 +50,7 @@ static uv_work_t *list_pop(struct list *list)
 {
 	uv_work_t *work = list->head;
 	if (work != NULL) {
-		list->head = work->reserved[0];
+		list->head = work->reserved[NEXT];
 		if (list->head == NULL) {
 			list->tail = NULL;
 		}
@@ -78,7 +84,9 @@ static bool run_guarded(struct glue_pool *pool, uv_work_t *work)
 	if (!GLUE_GUARDED(&guard, pool->node)) {
 		return false;
 	}
+	uint64_t began = uv_hrtime();
 	work->work_cb(work);
+	work->reserved[TOOK] = (void *)(uintptr_t)(uv_hrtime() - began);
 	glue_guard_leave(&guard);
 	return true;
 }
@@ -145,6 +153,9 @@ static void jobs_done(uv_async_t *signal)
 		if (--pool->outstanding == 0) {
 			uv_unref((uv_handle_t *)&pool->done_signal);
 		}
+		if (work->reserved[PAST] != NULL) {
+			glue_past_learn(work->reserved[PAST], (uintptr_t)work->reserved[TOOK]);
+		}
 		work->after_work_cb(work, 0);
 	}
 }
@@ -157,6 +168,7 @@ int glue_queue_work(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_w
 	int rv = 0;
 	work->work_cb = run;
 	work->after_work_cb = after;
+	work->reserved[PAST] = pool->quick.learning;
 	pthread_mutex_lock(&pool->mutex);
 	if (pool->idle <= pool->queued && pool->threads < MAX_THREADS) {
 		rv = add_thread(pool);
@@ -172,6 +184,11 @@ int glue_queue_work(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_w
 		uv_ref((uv_handle_t *)&pool->done_signal);
 	}
 	return rv == 0 ? 0 : UV_EAGAIN;
+}
+
+struct glue_quick *glue_quick_of(uv_loop_t *loop)
+{
+	return &glue_pool_of(loop)->quick;
 }
 
 struct glue_pool *glue_pool_open(struct glue_node *node, uv_loop_t *loop)

@@ -1,0 +1,171 @@
+/*
+ * Runs short statements where they arrive, on the loop's own thread: to hand one to a thread of the pool and to be told of
+ * its end takes two wake-ups, several times what `SELECT 1` or an INSERT costs itself.
+ *
+ * The loop must not stand still, so this is only for statements whose like has proved quick on the pool, and it is given up
+ * when the statement turns out to be long: after BUDGET looks of the progress handler, or at the first value larger than
+ * LARGEST, for single instructions of SQLite can take long only over large values. Then it is interrupted before anything
+ * of it was sent, its effects are taken back, and it starts anew on the pool. Where SQLite would not take back just the
+ * statement, but the transaction around it, it never runs here.
+ */
+#include <sqlite3.h>
+#include <string.h>
+
+#include "bind.h"
+#include "conn.h"
+#include "gateway.h"
+#include "leader.h"
+#include "protocol.h"
+
+#include "internal.h"
+
+enum { BUDGET = 16, LARGEST = 1 << 20 };
+/* What a statement may take on the pool to be run here from then on: about what handing it over costs the loop. */
+enum { QUICK_NS = 40 * 1000 };
+/* What one may take here without having to prove itself anew. The machine may have been busy, so once is enough. */
+enum { TOLERATED_NS = 500 * 1000 };
+/* One that had to be given up has to prove itself more often each time: 2 times up to 4096. */
+enum { MOST_FAILURES = 12 };
+/* Statements that finish at once can follow one another on the stack. */
+enum { DEEPEST = 8 };
+
+int glue_step_to_end(sqlite3_stmt *stmt);
+int glue_query_batch(sqlite3_stmt *stmt, struct buffer *buffer);
+
+/*
+ * Statements are alike if they differ only in digits and in what stands between single quotes: applications without bound
+ * parameters send another text each time.
+ */
+static uint32_t likeness(const char *sql)
+{
+	uint32_t hash = 2166136261u;
+	char before = 0;
+	for (; *sql != '\0'; sql++) {
+		char c = *sql >= '0' && *sql <= '9' ? '0' : *sql;
+		if (c == '\'') {
+			const char *end = strchr(sql + 1, '\'');
+			if (end == NULL) {
+				break;
+			}
+			sql = end;
+		}
+		if (c != '0' || before != '0') {
+			hash = (hash ^ (unsigned char)c) * 16777619u;
+		}
+		before = c;
+	}
+	return hash;
+}
+
+static struct glue_past *past_of(struct glue_quick *quick, const char *sql)
+{
+	uint32_t hash = likeness(sql);
+	struct glue_past *past = &quick->past[hash % GLUE_PASTS];
+	if (past->hash != hash) {
+		*past = (struct glue_past){ .hash = hash };
+	}
+	return past;
+}
+
+void glue_past_learn(struct glue_past *past, uint64_t took_ns)
+{
+	if (past->probation > 0) {
+		past->probation--;
+	}
+	past->quick = past->probation == 0 && took_ns <= QUICK_NS;
+}
+
+static void given_up(struct glue_past *past)
+{
+	past->quick = false;
+	past->failures += past->failures < MOST_FAILURES;
+	past->probation = 1u << past->failures;
+}
+
+/*
+ * An error in the middle takes back a statement alone only if that does not write, or is its own transaction. A write
+ * with rows that do not fit would have to be reset without an error, and that commits it.
+ */
+static bool can_be_taken_back(sqlite3 *conn, sqlite3_stmt *stmt, bool is_query)
+{
+	if (sqlite3_stmt_readonly(stmt) && sqlite3_column_count(stmt) > 0) {
+		return true;
+	}
+	return sqlite3_get_autocommit(conn) && !is_query;
+}
+
+/* True if the statement ran to its end, well or badly; false if nothing of it has happened. */
+static bool run_here(struct exec *exec, struct gateway *gateway, bool is_query)
+{
+	struct handle *req = gateway->req;
+	sqlite3 *conn = exec->leader->conn;
+	struct tuple_decoder decoder = req->decoder;
+	struct cursor cursor = req->cursor; /* the decoder reads through it */
+	size_t filled = buffer__offset(req->buffer);
+	int rv = SQLITE_ERROR;
+	if (bind__params(exec->stmt, &req->decoder) == DQLITE_OK &&
+	    (!is_query || tuple_decoder__remaining(&req->decoder) == 0)) {
+		int largest = sqlite3_limit(conn, SQLITE_LIMIT_LENGTH, LARGEST);
+		struct glue_entry *entry = glue_budget_begin(conn, BUDGET);
+		req->parameters_bound = true;
+		rv = is_query ? glue_query_batch(exec->stmt, req->buffer) : glue_step_to_end(exec->stmt);
+		bool overrun = glue_budget_end(entry);
+		sqlite3_limit(conn, SQLITE_LIMIT_LENGTH, largest);
+		/* A read that has to be proven first (lease.c) goes the long way. */
+		bool true_now = !is_query || rv != SQLITE_DONE || glue_lease_covers(gateway->raft);
+		if (true_now && (rv == SQLITE_DONE || !(overrun || rv == SQLITE_ROW || rv == SQLITE_TOOBIG))) {
+			leader_exec_result(exec, rv == SQLITE_DONE ? RAFT_OK : RAFT_ERROR);
+			return true;
+		}
+	}
+	sqlite3_reset(exec->stmt);
+	req->decoder = decoder;
+	req->cursor = cursor;
+	req->parameters_bound = false;
+	req->buffer->offset = filled;
+	return false;
+}
+
+/* The engine's own way, by the pool. */
+static _Atomic(exec_work_cb) by_pool[2];
+
+static void run(struct exec *exec)
+{
+	static __thread unsigned depth;
+	struct gateway *gateway = exec->data;
+	struct handle *req = gateway->req;
+	bool is_query = req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL;
+	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
+	struct glue_quick *quick = glue_quick_of(conn->transport.stream->loop);
+	struct glue_past *past = past_of(quick, sqlite3_sql(exec->stmt));
+	bool alone = exec->tail == NULL || exec->tail[0] == '\0';
+	if (past->quick && alone && (!is_query || glue_lease_covers(gateway->raft)) && depth < DEEPEST &&
+	    !req->cancellation_requested && !req->parameters_bound &&
+	    can_be_taken_back(exec->leader->conn, exec->stmt, is_query)) {
+		uint64_t began = uv_hrtime();
+		bool finished = run_here(exec, gateway, is_query);
+		if (!finished) {
+			given_up(past);
+		} else {
+			past->quick = uv_hrtime() - began <= TOLERATED_NS;
+			exec->tail = NULL;
+			depth++;
+			leader_exec_resume(exec);
+			depth--;
+			return;
+		}
+	}
+	quick->learning = past;
+	atomic_load(&by_pool[is_query])(exec);
+	quick->learning = NULL;
+}
+
+void glue_exec_quick(struct leader *leader, struct exec *exec, exec_work_cb work, exec_done_cb done)
+{
+	if (work != NULL) {
+		struct handle *req = ((struct gateway *)exec->data)->req;
+		bool is_query = req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL;
+		atomic_store(&by_pool[is_query], work);
+	}
+	leader_exec(leader, exec, work != NULL ? run : NULL, done);
+}
