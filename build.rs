@@ -88,6 +88,24 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("uvDecodeMessage", "glue_decode_message"),
         ],
     ),
+    (
+        "src/raft/uv_fs.c",
+        &[
+            ("UvOsIoSetup", "glue_io_setup"),
+            ("UvOsIoSubmit", "glue_io_submit"),
+            ("UvOsIoGetevents", "glue_io_getevents"),
+            ("UvOsIoDestroy", "glue_io_destroy"),
+        ],
+    ),
+    (
+        "src/raft/uv_writer.c",
+        &[
+            ("UvOsIoSetup", "glue_io_setup"),
+            ("UvOsIoSubmit", "glue_io_submit"),
+            ("UvOsIoGetevents", "glue_io_getevents"),
+            ("UvOsIoDestroy", "glue_io_destroy"),
+        ],
+    ),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
 ];
@@ -193,9 +211,15 @@ fn compiler(includes: &[PathBuf]) -> cc::Build {
     cc
 }
 
+/// For the engine's own files.
+fn engine_compiler(includes: &[PathBuf]) -> cc::Build {
+    let mut cc = compiler(includes);
+    cc.warnings(false).flag("-include").flag("vendor/glue/quiet.h");
+    cc
+}
+
 fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut plain = compiler(includes);
-    plain.warnings(false);
+    let mut plain = engine_compiler(includes);
     for file in sources(&engine.join("src"))? {
         let name = file.strip_prefix(engine)?.to_string_lossy().into_owned();
         if name != LEFT_OUT && !REPLACED.iter().any(|(changed, _)| *changed == name) {
@@ -207,8 +231,8 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
     for (name, replacements) in REPLACED {
         let file = engine.join(name);
         let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let mut changed = compiler(includes);
-        changed.warnings(false).file(with_limits(name, &file, &text)?);
+        let mut changed = engine_compiler(includes);
+        changed.file(with_limits(name, &file, &text)?);
         if let Some(dir) = file.parent() {
             changed.flag("-iquote").flag(dir);
         }
