@@ -34,6 +34,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     (
         "src/leader.c",
         &[
+            ("sqlite3_prepare_v2", "glue_prepare"),
             ("sqlite3_progress_handler", "glue_progress_handler"),
             ("sqlite3_close_v2", "glue_close_v2"),
             ("raft_apply", "glue_apply"),
@@ -51,6 +52,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/gateway.c",
         &[
             ("sqlite3_step", "glue_step_to_end"),
+            ("sqlite3_finalize", "glue_finalize"),
             ("query__batch", "glue_query_batch"),
             ("stmt__registry_get", "glue_stmt_get"),
             ("raft_remove", "glue_raft_remove"),
@@ -65,9 +67,11 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
+    ("src/raft/uv_segment.c", &[("byteCrc32", "glue_crc32")]),
     (
         "src/raft/uv_snapshot.c",
         &[
+            ("byteCrc32", "glue_crc32"),
             ("UvFsReadFile", "glue_read_snapshot"),
             ("UvFsReadCompressedFile", "glue_read_snapshot"),
         ],
@@ -104,6 +108,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("UvOsIoSubmit", "glue_io_submit"),
             ("UvOsIoGetevents", "glue_io_getevents"),
             ("UvOsIoDestroy", "glue_io_destroy"),
+            ("uv_queue_work", "glue_queue_write"),
         ],
     ),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),

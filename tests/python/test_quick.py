@@ -96,3 +96,36 @@ def test_the_loop_does_not_stand_still(node, tmp_path):
     running.join()
     support.end(other)
     assert took > 0.5 and asked > 5 and slowest < took / 2, (took, asked, slowest)
+
+
+def test_a_text_that_is_kept_follows_the_schema(node):
+    node.exec("CREATE TABLE t (a INTEGER)")
+    node.exec("INSERT INTO t VALUES (1)")
+    everything = "SELECT * FROM t"
+    for _ in range(TIMES):
+        assert node.query(everything) == [{"a": 1}]
+    node.exec("ALTER TABLE t ADD COLUMN b TEXT DEFAULT 'new'")
+    for _ in range(TIMES):
+        assert node.query(everything) == [{"a": 1, "b": "new"}]
+    node.exec("DROP TABLE t")
+    for _ in range(TIMES):
+        with pytest.raises(Exception, match="no such table: t"):
+            node.query(everything)
+    node.exec("CREATE TABLE t (c INTEGER)")
+    assert node.query(everything) == []
+    node.exec("INSERT INTO t VALUES (2)")
+    node.exec("CREATE TEMP TABLE t (d INTEGER)")
+    node.exec("INSERT INTO temp.t VALUES (3)")
+    for _ in range(TIMES):
+        assert node.query(everything) == [{"d": 3}]
+
+
+def test_what_happens_while_compiling_happens_each_time(node):
+    node.exec("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+    node.exec("CREATE TABLE child (id INTEGER REFERENCES parent)")
+    for _ in range(TIMES):
+        for wanted in (0, 1):
+            node.exec(f"PRAGMA foreign_keys = {wanted}")
+            assert node.query("PRAGMA foreign_keys") == [{"foreign_keys": wanted}]
+    with pytest.raises(Exception, match="FOREIGN KEY constraint failed"):
+        node.exec("INSERT INTO child VALUES (1)")

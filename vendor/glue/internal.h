@@ -122,6 +122,18 @@ struct glue_entry;
 struct glue_entry *glue_budget_begin(struct sqlite3 *conn, unsigned looks);
 bool glue_budget_end(struct glue_entry *entry);
 
+/* Compiled statements of a connection that wait to be used again (kept.c); of the loop's thread. */
+enum { GLUE_KEPT = 16 };
+
+struct sqlite3_stmt;
+struct glue_kept {
+	struct sqlite3_stmt *stmt[GLUE_KEPT];
+	uint32_t seen[GLUE_KEPT]; /* the hash of the text that was there last */
+};
+
+struct glue_kept *glue_kept_of(struct sqlite3 *conn);
+void glue_kept_clear(struct glue_kept *kept);
+
 /* leader_exec, with statements that proved quick run at once. */
 struct leader;
 struct exec;

@@ -29,6 +29,7 @@ struct glue_entry {
 	unsigned looks;	   /* of the thread that runs the step */
 	unsigned budget;   /* looks until it is given up; 0: never */
 	bool overrun;
+	struct glue_kept kept;
 	struct glue_entry *next;
 };
 
@@ -133,6 +134,14 @@ bool glue_budget_end(struct glue_entry *entry)
 	return entry != NULL && entry->overrun;
 }
 
+struct glue_kept *glue_kept_of(sqlite3 *conn)
+{
+	pthread_mutex_lock(&mutex);
+	struct glue_entry *entry = *find(conn);
+	pthread_mutex_unlock(&mutex);
+	return entry != NULL ? &entry->kept : NULL;
+}
+
 static void forget(sqlite3 *conn)
 {
 	pthread_mutex_lock(&mutex);
@@ -143,6 +152,9 @@ static void forget(sqlite3 *conn)
 	}
 	pthread_mutex_unlock(&mutex);
 	sqlite3_progress_handler(conn, 0, NULL, NULL);
+	if (entry != NULL) {
+		glue_kept_clear(&entry->kept);
+	}
 	free(entry);
 }
 
