@@ -73,7 +73,9 @@ def test_killed(tmp_path, address):
         process = support.python(START + insert, address, tmp_path / "n")
         acknowledged = [int(process.stdout.readline()) for _ in range(killed_after)]
         process.kill()
-        rest, err = process.communicate(timeout=20)
+        # Not communicate(), which does not know of lines that readline() has taken out of the pipe already.
+        rest, err = process.stdout.read(), process.stderr.read()
+        process.wait(20)
         acknowledged += [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
         assert err == ""
         node = support.running_node(address, tmp_path / "n")
