@@ -5,6 +5,7 @@ mod backup;
 mod bound;
 mod cache;
 mod failed;
+mod group;
 mod part;
 mod patience;
 mod prepared;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::client::Connector;
+use crate::db::group::{Group, Turn};
 use crate::db::session::{Session, Sink};
 use crate::db::sql::{Kind as Sql, Statement};
 use crate::error::{Error, Kind, Result};
@@ -50,6 +52,7 @@ pub(crate) struct Database {
     connector: Arc<Connector>,
     wake: Arc<WakeSlot>,
     session: Mutex<Session>,
+    group: Group,
     /// The session's connection shows what another one would not: an open transaction, temporary objects, settings.
     private: AtomicBool,
     tainted: AtomicBool,
@@ -76,6 +79,7 @@ impl Database {
             connector,
             wake,
             session: Mutex::new(session),
+            group: Group::default(),
             private: AtomicBool::new(false),
             tainted: AtomicBool::new(false),
             spares: Mutex::new(Vec::new()),
@@ -84,11 +88,39 @@ impl Database {
 
     /// Runs all statements of `sql` and reports what the last one of them that changes rows changed.
     pub(crate) fn exec(&self, sql: &str, deadline: Instant) -> Result<Changes> {
+        // Not past those who wait already.
+        if !self.group.waits()
+            && let Some(mut session) = self.session.try_lock()
+        {
+            return self.exec_on(&mut session, sql, deadline);
+        }
+        if group::groups(sql) {
+            return self.exec_with_others(sql, deadline);
+        }
+        self.exec_on(&mut *self.lock(deadline)?, sql, deadline)
+    }
+
+    /// For a statement that found the session busy: it is committed with the others that did.
+    fn exec_with_others(&self, sql: &str, deadline: Instant) -> Result<Changes> {
+        let ticket = self.group.join(sql);
+        match self.group.wait(&ticket, deadline) {
+            Some(Turn::Done(result)) => result,
+            Some(Turn::Lead) => {
+                let mut session = self.lock(deadline).inspect_err(|_| self.group.resign(&ticket))?;
+                let changes = group::serve(&mut session, &self.group.take(), &ticket, deadline);
+                self.private.store(session.in_transaction(), Ordering::Release);
+                changes
+            }
+            None => Err(self.too_busy()),
+        }
+    }
+
+    fn exec_on(&self, session: &mut Session, sql: &str, deadline: Instant) -> Result<Changes> {
+        self.wake.check()?;
         let mut changes = Changes::default();
-        let mut session = self.lock(deadline)?;
         for statement in statements(sql) {
             let done = session.exec(&statement, deadline);
-            self.note(&session, &statement);
+            self.note(session, &statement);
             let done = done?;
             if matches!(statement.kind, Sql::Insert | Sql::Change) {
                 changes = done;
@@ -155,17 +187,19 @@ impl Database {
     }
 
     fn lock(&self, deadline: Instant) -> Result<MutexGuard<'_, Session>> {
-        let session = self.session.try_lock_until(deadline).ok_or_else(|| {
-            Error::new(
-                Kind::Timeout,
-                format!(
-                    "other threads kept the database {:?} of this handle busy until the deadline",
-                    self.name
-                ),
-            )
-        })?;
+        let session = self.session.try_lock_until(deadline).ok_or_else(|| self.too_busy())?;
         self.wake.check()?;
         Ok(session)
+    }
+
+    fn too_busy(&self) -> Error {
+        Error::new(
+            Kind::Timeout,
+            format!(
+                "other threads kept the database {:?} of this handle busy until the deadline",
+                self.name
+            ),
+        )
     }
 }
 

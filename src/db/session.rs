@@ -117,6 +117,11 @@ impl Session {
         self.transaction != Transaction::None
     }
 
+    /// In one that is not lost.
+    pub(super) fn is_inside(&self) -> bool {
+        self.transaction.is_open()
+    }
+
     /// Connects now rather than at the first statement.
     pub(crate) fn open(&mut self, deadline: Instant) -> Result<()> {
         self.counted(Call::Prepare, |session| session.connect(deadline))

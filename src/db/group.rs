@@ -1,0 +1,243 @@
+//! Writers that wait for one another are committed together: what a commit costs is then shared by all of them.
+//!
+//! Who finds the session busy leaves a ticket. One of those who wait leads: when the session is free it takes all tickets,
+//! its own among them, and gives each its result. Nobody hears of a success before the commit.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::db::session::{Changes, Session};
+use crate::db::sql::{Kind as Sql, Statement, statements};
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::wire::{Rows, Value};
+
+/// A statement that waits.
+pub(super) struct Ticket {
+    sql: Box<str>,
+    turn: Mutex<Option<Turn>>,
+    told: Condvar,
+}
+
+/// What becomes of who waits.
+pub(super) enum Turn {
+    /// It takes all tickets, when it has the session.
+    Lead,
+    /// Who led has run its statement.
+    Done(Result<Changes>),
+}
+
+/// Those who wait for one session.
+#[derive(Default)]
+pub(super) struct Group(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Arc<Ticket>>,
+    /// One of them leads.
+    led: bool,
+}
+
+/// Whether the text is a single statement that changes rows and yields none: it can be committed with others.
+pub(super) fn groups(sql: &str) -> bool {
+    let mut all = statements(sql);
+    let fits = |statement: &Statement<'_>| {
+        matches!(statement.kind, Sql::Insert | Sql::Change) && !statement.rows && !statement.taints_session()
+    };
+    all.next().is_some_and(|first| fits(&first)) && all.next().is_none()
+}
+
+impl Group {
+    pub(super) fn waits(&self) -> bool {
+        self.0.lock().led
+    }
+
+    pub(super) fn join(&self, sql: &str) -> Arc<Ticket> {
+        let mut queue = self.0.lock();
+        let leads = !std::mem::replace(&mut queue.led, true);
+        let ticket = Arc::new(Ticket {
+            sql: sql.into(),
+            turn: Mutex::new(leads.then_some(Turn::Lead)),
+            told: Condvar::new(),
+        });
+        queue.waiting.push(Arc::clone(&ticket));
+        ticket
+    }
+
+    /// Waits until the ticket's holder has to lead, or has its result; None if the deadline passed and nothing was done.
+    pub(super) fn wait(&self, ticket: &Arc<Ticket>, deadline: Instant) -> Option<Turn> {
+        let turn = ticket.wait(deadline);
+        if turn.is_some() || self.leave(ticket) {
+            return turn;
+        }
+        // Its statement is under way, on somebody else's call, whose deadline is about the same.
+        Some(ticket.wait(deadline + limits::STOP).unwrap_or_else(|| {
+            Turn::Done(Err(Error::new(
+                Kind::Unknown,
+                "no answer before the deadline: it is not known whether the statement was applied",
+            )))
+        }))
+    }
+
+    /// All who wait; who comes from now on waits for the next leader.
+    pub(super) fn take(&self) -> Vec<Arc<Ticket>> {
+        let mut queue = self.0.lock();
+        queue.led = false;
+        std::mem::take(&mut queue.waiting)
+    }
+
+    /// Who leads cannot: another one of those who wait does.
+    pub(super) fn resign(&self, ticket: &Arc<Ticket>) {
+        *ticket.turn.lock() = Some(Turn::Lead);
+        self.leave(ticket);
+    }
+
+    /// False if it was taken already.
+    fn leave(&self, ticket: &Arc<Ticket>) -> bool {
+        let mut queue = self.0.lock();
+        let Some(at) = queue.waiting.iter().position(|other| Arc::ptr_eq(other, ticket)) else {
+            return false;
+        };
+        queue.waiting.remove(at);
+        if matches!(*ticket.turn.lock(), Some(Turn::Lead)) {
+            match queue.waiting.first() {
+                Some(next) => next.tell(Turn::Lead),
+                None => queue.led = false,
+            }
+        }
+        true
+    }
+}
+
+impl Ticket {
+    fn tell(&self, turn: Turn) {
+        *self.turn.lock() = Some(turn);
+        self.told.notify_one();
+    }
+
+    fn wait(&self, deadline: Instant) -> Option<Turn> {
+        let mut turn = self.turn.lock();
+        while turn.is_none() && !self.told.wait_until(&mut turn, deadline).timed_out() {}
+        turn.take()
+    }
+}
+
+/// Runs the statements of the tickets and tells each holder; the result of `own` is returned.
+pub(super) fn serve(
+    session: &mut Session,
+    tickets: &[Arc<Ticket>],
+    own: &Arc<Ticket>,
+    deadline: Instant,
+) -> Result<Changes> {
+    let sqls: Vec<&str> = tickets.iter().map(|ticket| &*ticket.sql).collect();
+    let mut mine = Err(Error::internal("the leader of a group has no result"));
+    for (ticket, result) in tickets.iter().zip(run(session, &sqls, deadline)) {
+        if Arc::ptr_eq(ticket, own) {
+            mine = result;
+        } else {
+            ticket.tell(Turn::Done(result));
+        }
+    }
+    mine
+}
+
+fn run(session: &mut Session, sqls: &[&str], deadline: Instant) -> Vec<Result<Changes>> {
+    let together = sqls.len() > 1 && !session.in_transaction();
+    let mut results = if together {
+        commit_together(session, sqls, deadline)
+    } else {
+        vec![None; sqls.len()]
+    };
+    results
+        .iter_mut()
+        .zip(sqls)
+        .map(|(result, sql)| result.take().unwrap_or_else(|| exec(session, sql, deadline)))
+        .collect()
+}
+
+/// The results of those statements that have one; the others had no effect and have to run alone.
+fn commit_together(session: &mut Session, sqls: &[&str], deadline: Instant) -> Vec<Option<Result<Changes>>> {
+    let mut results = vec![None; sqls.len()];
+    match exec(session, "BEGIN IMMEDIATE", deadline) {
+        Ok(_) => {}
+        // The database is locked by others: the wait for it was everybody's.
+        Err(error) if error.kind() == Kind::Sql => return vec![Some(Err(error)); sqls.len()],
+        Err(_) => return results,
+    }
+    if defers_checks(session, deadline) {
+        return undone(session, results, deadline);
+    }
+    for (result, sql) in results.iter_mut().zip(sqls) {
+        let done = exec(session, sql, deadline);
+        let goes_on = session.is_inside();
+        if done.is_ok() || (goes_on && done.as_ref().is_err_and(|error| error.kind() == Kind::Sql)) {
+            *result = Some(done);
+        }
+        if !goes_on {
+            // An error has ended the transaction, or the connection is gone: nothing of it was kept.
+            return undone(session, results, deadline);
+        }
+    }
+    match exec(session, "COMMIT", deadline) {
+        Ok(_) => results,
+        // Refused, or not even asked.
+        Err(error) if session.is_inside() || error.kind() == Kind::TransactionLost => {
+            undone(session, results, deadline)
+        }
+        Err(error) => {
+            end(session, deadline);
+            let failed = |result: Option<Result<Changes>>| result.map(|done| done.and(Err(error.clone())));
+            results.into_iter().map(failed).collect()
+        }
+    }
+}
+
+/// Takes back what the transaction did; what failed in it has failed.
+fn undone(
+    session: &mut Session,
+    mut results: Vec<Option<Result<Changes>>>,
+    deadline: Instant,
+) -> Vec<Option<Result<Changes>>> {
+    end(session, deadline);
+    for result in &mut results {
+        if matches!(result, Some(Ok(_))) {
+            *result = None;
+        }
+    }
+    results
+}
+
+/// Whatever is left of the transaction is gone afterwards, also what the session remembers of it.
+fn end(session: &mut Session, deadline: Instant) {
+    if session.in_transaction() && exec(session, "ROLLBACK", deadline).is_err() {
+        session.drop_connection("a group of statements could not be taken back");
+        let _ = exec(session, "ROLLBACK", deadline);
+    }
+}
+
+/// Foreign keys that are checked at the commit: together, one statement could make good what another one breaks.
+fn defers_checks(session: &mut Session, deadline: Instant) -> bool {
+    let mut found = true;
+    let mut take = |rows: &mut Rows<'_>| {
+        let garbled = |fault: crate::wire::Malformed| Error::internal(fault.to_string());
+        while rows.next_row().map_err(garbled)? {
+            found = rows.next_value().map_err(garbled)? != Value::Integer(0);
+        }
+        Ok(())
+    };
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE sql LIKE '%DEFERRED%')";
+    let asked = statements(sql)
+        .next()
+        .map(|statement| session.query(&statement, &mut take, deadline));
+    !matches!(asked, Some(Ok(()))) || found
+}
+
+fn exec(session: &mut Session, sql: &str, deadline: Instant) -> Result<Changes> {
+    let mut changes = Changes::default();
+    for statement in statements(sql) {
+        changes = session.exec(&statement, deadline)?;
+    }
+    Ok(changes)
+}
