@@ -4,7 +4,7 @@ CARGO := scripts/cargo
 # Recipes of one run share target/ and ports, so they follow one another; cargo and cc use all processors by themselves.
 .NOTPARALLEL:
 .PHONY: all lib static header demo test asan cluster-test storm peer-test setup fmt clean distclean help
-.PHONY: bench bench-peer bench-micro bench-instructions
+.PHONY: bench bench-peer bench-micro bench-instructions bench-growth
 
 all: lib ## the shared library (default)
 
@@ -40,6 +40,9 @@ bench: lib ## speed against the bare engine, into docs/performance; BENCH="--rou
 
 bench-peer: lib ## the same, and against the stand-in for the Go shim in its chroot (root only)
 	build/venv/bin/python benches/run.py --peer $(BENCH)
+
+bench-growth: lib ## cost against size and connections, minutes; GROWTH="--megabytes 10,100 --tmpfs"
+	build/venv/bin/python benches/growth.py $(GROWTH)
 
 bench-micro: setup ## single steps of a call
 	$(CARGO) test --release --locked --lib -- --ignored --exact micro::run --nocapture

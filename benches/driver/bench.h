@@ -82,4 +82,9 @@ void wire_request(struct request *request, int type, const char *sql);
 void wire_call(struct wire *wire, const struct request *request);
 void wire_close(struct wire *wire);
 
+/* --- growth.c --- */
+
+int mode_growth(const struct library *library, const char *dir, int count, char **megabytes);
+int mode_connections(const struct library *library, const char *dir, int count, char **numbers);
+
 #endif

@@ -361,8 +361,14 @@ int main(int argc, char **argv)
 	if (strcmp(mode, "remote") == 0) {
 		return mode_remote(&library, argc - 3, argv + 3);
 	}
+	if (strcmp(mode, "growth") == 0) {
+		return mode_growth(&library, argv[3], argc - 4, argv + 4);
+	}
+	if (strcmp(mode, "connections") == 0) {
+		return mode_connections(&library, argv[3], argc - 4, argv + 4);
+	}
 	fprintf(stderr, "usage: driver start|calls|memory|serve LIBRARY DIRECTORY, or driver remote LIBRARY ADDRESS...,\n"
-			"or driver count LIBRARY DIRECTORY KIND CALLS\n"
+			"driver count LIBRARY DIRECTORY KIND CALLS, or driver growth|connections LIBRARY DIRECTORY NUMBER...\n"
 			"BENCH_SECONDS: how long each kind of call is measured (0.5)\n");
 	return 2;
 }

@@ -48,8 +48,8 @@ void timing_print(struct timing *timing, const char *name, const char *who, cons
 	if (n > 0) {
 		double *s = timing->seconds;
 		qsort(s, n, sizeof *s, ascending);
-		printf("call=%s who=%s n=%zu min_us=%.2f p50_us=%.2f p90_us=%.2f p99_us=%.2f ops_s=%.1f cpu_us=%.2f%s\n", name,
-		       who, n, s[0] * 1e6, s[n / 2] * 1e6, s[n * 9 / 10] * 1e6, s[n * 99 / 100] * 1e6, n / timing->wall,
+		printf("call=%s who=%s n=%zu min_us=%.2f p50_us=%.2f p90_us=%.2f p99_us=%.2f max_us=%.2f ops_s=%.1f cpu_us=%.2f%s\n", name,
+		       who, n, s[0] * 1e6, s[n / 2] * 1e6, s[n * 9 / 10] * 1e6, s[n * 99 / 100] * 1e6, s[n - 1] * 1e6, n / timing->wall,
 		       timing->cpu / n * 1e6, extra);
 		fflush(stdout);
 	}

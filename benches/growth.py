@@ -1,0 +1,108 @@
+"""How costs grow with the size of the database and the number of connections: docs/performance/growth.md and growth.svg."""
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import run
+
+
+def records(place, library, *arguments):
+    process = place.start("driver", *arguments[:1], library, *arguments[1:])
+    text, _ = process.communicate(timeout=3600)
+    if process.returncode != 0:
+        raise run.Failed(f"driver {' '.join(map(str, arguments))} ended with {process.returncode}, see above")
+    print(text, file=sys.stderr)
+    return [{"what": line.split()[0], **dict(word.split("=", 1) for word in line.split() if "=" in word)}
+            for line in text.splitlines()]
+
+
+def ms(record, key):
+    return float(record[key]) / 1000
+
+
+def size_table(found):
+    rows = []
+    by_size = {}
+    for record in found:
+        name = record.get("call", record["what"])
+        by_size.setdefault(record["mb"], {})[name] = record
+    for size, parts in by_size.items():
+        fill, insert, restart = parts["fill_1mb"], parts["insert"], parts["restart"]
+        rows.append([int(size), ms(fill, "p50_us"), ms(fill, "max_us"), ms(insert, "p50_us"), ms(insert, "p99_us"),
+                     ms(restart, "stop_us"), ms(restart, "restart_us"), float(restart["memory_kb"]) / 1024,
+                     float(restart["restarted_kb"]) / 1024])
+    return rows
+
+
+SIZE = ["MB", "write of 1 MB, ms", "slowest, ms", "INSERT, ms", "p99, ms", "stop, ms", "start to first write, ms", "memory, MB",
+        "memory after the start, MB"]
+CONNECTIONS = ["connections", "open one, us", "SELECT 1, us", "p99, us", "CPU, us", "memory, MB", "threads"]
+
+
+def connection_table(found):
+    return [[int(record["connections"]), float(record["open_us"]), float(record["p50_us"]), float(record["p99_us"]),
+             float(record["cpu_us"]), float(record["memory_kb"]) / 1024, int(record["threads"])] for record in found]
+
+
+def markdown(heads, rows):
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) and cell < 1000 else f"{cell:.0f}"
+                                                 for cell in row) + " |" for row in rows])
+
+
+def curve(heads, rows, column, left, top, colour="#36c"):
+    """One small plot: the first column against another one, both from zero."""
+    wide, high = 260, 150
+    most_x, most_y = max(row[0] for row in rows), max(row[column] for row in rows) or 1
+    points = [(left + wide * row[0] / most_x, top + high - high * row[column] / most_y) for row in rows]
+    out = [f'<text x="{left}" y="{top - 8}">{heads[column]} (up to {most_y:.3g}), {heads[0]} up to {most_x}</text>',
+           f'<polyline fill="none" stroke="#888" points="{left},{top} {left},{top + high} {left + wide},{top + high}"/>',
+           f'<polyline fill="none" stroke="{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>']
+    return out + [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+
+
+def svg(sizes, connections):
+    plots = [(SIZE, sizes, column) for column in (3, 6, 7)] + [(CONNECTIONS, connections, column) for column in (1, 2, 5)]
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" width="960" height="430" font-family="sans-serif" font-size="11">',
+           '<rect width="100%" height="100%" fill="white"/>']
+    for index, (heads, rows, column) in enumerate(plots):
+        out += curve(heads, rows, column, 20 + index % 3 * 315, 30 + index // 3 * 210)
+    return "\n".join(out) + "\n</svg>\n"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--library", default=run.TOP / "target/release/libdqlitepy.so", type=Path)
+    parser.add_argument("--megabytes", default="10,30,100,300,1000")
+    parser.add_argument("--connections", default="1,10,50,100,200,500")
+    parser.add_argument("--tmpfs", action="store_true", help="instead of the disk")
+    parser.add_argument("--out", default=run.TOP / "docs/performance", type=Path)
+    given = parser.parse_args()
+    run.build_driver()
+    place = run.Place(None, given.library)
+    where = "tmpfs" if given.tmpfs else "disk"
+    try:
+        library = place.base / given.library.name
+        sizes = size_table(records(place, library, "growth", place.fresh(where, "size"), *given.megabytes.split(",")))
+        place.fresh(where, "size")
+        connections = connection_table(
+            records(place, library, "connections", place.fresh(where, "connections"), *given.connections.split(",")))
+    except (run.Failed, subprocess.SubprocessError) as error:
+        sys.exit(f"growth: {error}")
+    finally:
+        place.clean()
+    about = {**run.machine(), "where": where}
+    about["load"] += " to %.2f" % os.getloadavg()[0]
+    given.out.mkdir(parents=True, exist_ok=True)
+    given.out.joinpath("growth.md").write_text("\n".join([
+        "# Growth", "", "Written by `make bench-growth`.", "", *[f"* {key}: {value}" for key, value in about.items()], "",
+        "With the size of the database, on one node, filled by statements of 1 MB:", "", markdown(SIZE, sizes), "",
+        "With the number of connections from outside, one of them in use at a time:", "", markdown(CONNECTIONS, connections),
+        "", "![curves](growth.svg)", ""]))
+    given.out.joinpath("growth.svg").write_text(svg(sizes, connections))
+
+
+if __name__ == "__main__":
+    main()
