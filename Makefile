@@ -5,6 +5,7 @@ CARGO := scripts/cargo
 .NOTPARALLEL:
 .PHONY: all lib static header demo test asan cluster-test storm peer-test setup fmt clean distclean help
 .PHONY: bench bench-peer bench-micro bench-instructions bench-growth
+.PHONY: cures fuzz-short fuzz kill9 valgrind
 
 all: lib ## the shared library (default)
 
@@ -25,6 +26,21 @@ test: setup ## everything that must hold: Rust, C, Python
 
 asan: setup ## build with the address sanitizer over Rust and C, and run the C tests on it
 	scripts/asan
+
+cures: setup ## build without each cure of docs/engine-defects.md in turn: its test must fail (half an hour)
+	scripts/cures
+
+fuzz-short: setup ## every fuzz target for a minute (a quarter of an hour with the build)
+	scripts/fuzz 60
+
+fuzz: setup ## every fuzz target for an hour; FUZZ="600 sql door"
+	scripts/fuzz $(or $(FUZZ),3600)
+
+valgrind: setup ## the C tests that are not about time under valgrind (an hour)
+	scripts/valgrind
+
+kill9: lib ## kill -9 of one node, a thousand times, with a count of what it kept; KILL9="100 7" for rounds and seed
+	scripts/kill9 $(KILL9)
 
 cluster-test: lib ## clusters in network namespaces: joins, failover, faults, 600 MB (root only, some twenty minutes)
 	build/venv/bin/python -m pytest -q tests/cluster
@@ -57,10 +73,10 @@ fmt: ## format the Rust sources
 	$(CARGO) fmt
 
 clean: ## remove what was built
-	rm -rf target build/static build/asan build/logs build/libdqlitepy.a
+	rm -rf target build/static build/asan build/cures build/fuzz build/kill9 build/logs build/libdqlitepy.a
 
 distclean: clean ## also what was downloaded
 	rm -rf build vendor/dqlite vendor/.fetch
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -113,6 +113,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
+    ("src/tracing.c", &[("getenv", "glue_getenv")]),
 ];
 
 /// Limits of the engine that are too low: (file, name, the line that defines it, the value it gets).
@@ -126,11 +127,21 @@ const LIMITS: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
+/// Cures that are no replaced function. `vendor/glue` sees them as `CURE_<NAME>`, 1 or 0.
+const CURES_IN_C: &[&str] = &["assertions", "discard", "signals", "unwind"];
+
+/// The same in Rust, where `cfg!(without = "<name>")` is true if one is left out.
+const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix"];
+
 /// Needs a test framework and is no part of the library.
 const LEFT_OUT: &str = "src/raft/fixture.c";
 
 /// Symbols whose callers are sent to `__wrap_<symbol>` in vendor/glue/fail.c.
 const WRAPPED: &[&str] = &["abort", "__assert_fail", "uv__threadpool_cleanup"];
+
+/// Cures to leave out, with commas between: functions of `REPLACED`, symbols of `WRAPPED`, or names of the two lists above.
+/// Only scripts/cures builds so, to see that the tests notice.
+const WITHOUT: &str = "DQLITEPY_WITHOUT";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -150,17 +161,53 @@ fn build() -> Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=vendor/dqlite");
     println!("cargo:rerun-if-changed=vendor/glue");
+    println!("cargo:rerun-if-env-changed={WITHOUT}");
 
+    let without = left_out()?;
     let includes = include_dirs(&engine)?;
     // One archive, because engine and glue need each other and GNU ld reads every archive only once.
     let mut library = cc::Build::new();
-    library.objects(compile_engine(&engine, &includes)?);
-    library.objects(compile_glue(&root.join("vendor/glue"), &engine, &includes)?);
+    library.objects(compile_engine(&engine, &includes, &without)?);
+    library.objects(compile_glue(&root.join("vendor/glue"), &engine, &includes, &without)?);
     library.compile("dqlite_engine");
     bind(&root, &engine, &includes)?;
     write_header(&root)?;
-    link();
+    link(&without);
     Ok(())
+}
+
+/// The cures that this build is to do without; none, unless somebody proves that they are needed.
+fn left_out() -> Result<Vec<String>> {
+    let replaced = REPLACED
+        .iter()
+        .flat_map(|(_, functions)| functions.iter().map(|(theirs, _)| *theirs));
+    let known: Vec<&str> = replaced
+        .chain(WRAPPED.iter().chain(CURES_IN_C).chain(CURES_IN_RUST).copied())
+        .collect();
+    println!(
+        "cargo:rustc-check-cfg=cfg(without, values(\"{}\"))",
+        CURES_IN_RUST.join("\", \"")
+    );
+    let without: Vec<String> = env::var(WITHOUT)
+        .unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    for name in &without {
+        if !known.contains(&name.as_str()) {
+            return Err(format!(
+                "{WITHOUT} names {name}, which is no cure; there are: {}",
+                known.join(", ")
+            )
+            .into());
+        }
+        println!("cargo:warning=this library is built without the cure {name}: only for the test that needs it");
+        if CURES_IN_RUST.contains(&name.as_str()) {
+            println!("cargo:rustc-cfg=without=\"{name}\"");
+        }
+    }
+    Ok(without)
 }
 
 fn include_dirs(engine: &Path) -> Result<Vec<PathBuf>> {
@@ -223,7 +270,7 @@ fn engine_compiler(includes: &[PathBuf]) -> cc::Build {
     cc
 }
 
-fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn compile_engine(engine: &Path, includes: &[PathBuf], without: &[String]) -> Result<Vec<PathBuf>> {
     let mut plain = engine_compiler(includes);
     for file in sources(&engine.join("src"))? {
         let name = file.strip_prefix(engine)?.to_string_lossy().into_owned();
@@ -233,7 +280,11 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
     }
     let mut objects = plain.try_compile_intermediates()?;
 
-    for (name, replacements) in REPLACED {
+    for (number, (name, replacements)) in REPLACED.iter().enumerate() {
+        // Compiled twice, one of the two would be linked and the other one's replacements lost.
+        if REPLACED.iter().skip(number + 1).any(|(other, _)| other == name) {
+            return Err(format!("REPLACED names {name} twice").into());
+        }
         let file = engine.join(name);
         let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let mut changed = engine_compiler(includes);
@@ -246,7 +297,9 @@ fn compile_engine(engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
             if !text.contains(&format!("{called}(")) {
                 return Err(format!("{name} no longer calls {theirs}: vendor/glue does not fit this dqlite").into());
             }
-            changed.define(theirs, *ours);
+            if !without.iter().any(|name| name == theirs) {
+                changed.define(theirs, *ours);
+            }
         }
         objects.extend(changed.try_compile_intermediates()?);
     }
@@ -273,9 +326,13 @@ fn with_limits(name: &str, file: &Path, text: &str) -> Result<PathBuf> {
     Ok(copy)
 }
 
-fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf], without: &[String]) -> Result<Vec<PathBuf>> {
     let mut cc = compiler(includes);
     cc.warnings(true).flag("-Wno-unused-parameter").include(engine);
+    for name in CURES_IN_C {
+        let is_in = !without.iter().any(|left_out| left_out == name);
+        cc.define(&format!("CURE_{}", name.to_uppercase()), if is_in { "1" } else { "0" });
+    }
     for file in sources(glue)? {
         cc.file(file);
     }
@@ -352,16 +409,23 @@ fn without_safety(header: &str) -> String {
     text
 }
 
-fn link() {
+fn link(without: &[String]) {
     for symbol in WRAPPED {
-        println!("cargo:rustc-link-arg=-Wl,--wrap={symbol}");
+        if !without.iter().any(|name| name == symbol) {
+            println!("cargo:rustc-link-arg=-Wl,--wrap={symbol}");
+        }
     }
     // benches/engine.rs lets the engine listen where the glue does not.
     println!("cargo:rustc-link-arg-benches=-Wl,--wrap=dqlite_node_set_bind_address");
+    // For packages that link this one (fuzz/): their programs need the same.
+    println!("cargo:wrapped={}", WRAPPED.join(","));
     // SQLite's mathematical functions.
     println!("cargo:rustc-link-lib=m");
     // A symbol that nobody defines is found here and not by the first user.
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
+    // The fuzzer's runtime is linked into its programs only.
+    if env::var_os("CARGO_CFG_FUZZING").is_none() {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
+    }
     // The engine's threads and the pthread_atfork handler outlive a dlclose.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libdqlitepy.so");

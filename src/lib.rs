@@ -7,6 +7,8 @@ mod door;
 mod engine;
 mod error;
 mod ffi;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handle;
 mod limits;
 mod log;

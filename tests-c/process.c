@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -453,6 +454,164 @@ static void nothing_accumulates(void)
 	CHECK(status_number("VmRSS:") <= kilobytes + 1024);
 }
 
+static void damage(const char *dir, const char *name)
+{
+	char path[4000];
+	snprintf(path, sizeof path, "%s/%s", dir, name);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	CHECK(fd >= 0);
+	for (int i = 0; i < 64; i++)
+		CHECK_INT(write(fd, "\xff", 1), 1);
+	close(fd);
+}
+
+/* Starts that fail early and late in the engine keep nothing, and spoil nothing for the next node. */
+static void failed_starts_leave_nothing(void)
+{
+	/* The first is read when the engine's object is made, the second when it starts. */
+	static const char *const files[] = { "metadata1", "0000000000000001-0000000000000001" };
+	for (int i = 0; i < 2; i++) {
+		const char *dir = path_in_test_dir(i == 0 ? "early" : "late"), *address = free_address();
+		dqlitepy_handle node = running_node(dir, address);
+		CHECK_EXEC(node, "CREATE TABLE t(a)");
+		CHECK_OK(dqlitepy_node_stop(node));
+		dqlitepy_node_destroy(node);
+		damage(dir, files[i]);
+		CHECK_OK(dqlitepy_node_create(1, address, dir, &node));
+		CHECK_OK(dqlitepy_node_set_auto_recovery(node, 0));
+		int before = count_descriptors(0);
+		for (int round = 0; round < 20; round++) {
+			CHECK(dqlitepy_node_start(node) != 0);
+			CHECK_ERROR_HAS(i == 0 ? "metadata" : files[i]);
+		}
+		CHECK_INT(count_descriptors(0), before);
+		dqlitepy_node_destroy(node);
+		node = running_node(path_in_test_dir(i == 0 ? "after early" : "after late"), address);
+		CHECK_EXEC(node, "CREATE TABLE t(a)");
+		dqlitepy_node_destroy(node);
+	}
+}
+
+/* A process that runs out of descriptors at any point of a start: it fails with a message, keeps none, and a later one
+ * works. */
+static void starts_without_descriptors(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	struct rlimit old, few;
+	dqlitepy_handle node = 0;
+	int failures = 0, rc;
+	dqlitepy_node_destroy(running_node(path_in_test_dir("first"), address)); /* libuv keeps a pipe for good */
+	int before = count_descriptors(0);
+	CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
+	CHECK_OK(dqlitepy_node_create(1, address, dir, &node));
+	few = old;
+	for (few.rlim_cur = (rlim_t)before + 4; failures < 100; few.rlim_cur++, failures++) {
+		CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+		rc = dqlitepy_node_start(node);
+		CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+		if (rc == 0)
+			break;
+		CHECK(last_error_text()[0] != 0);
+		CHECK(count_descriptors(0) <= before);
+	}
+	CHECK(failures > 5);
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	CHECK_OK(dqlitepy_node_stop(node));
+	dqlitepy_node_destroy(node);
+	node = running_node(dir, address);
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":0}]");
+	dqlitepy_node_destroy(node);
+}
+
+/* ---- a node that is lost ---- */
+
+/* Every descriptor of an epoll: one or more of each node's threads wait on theirs. */
+static fd_set epolls(void)
+{
+	fd_set found;
+	FD_ZERO(&found);
+	for (int fd = 3; fd < FD_SETSIZE; fd++) {
+		char path[60], target[60] = "";
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+		if (readlink(path, target, sizeof target - 1) > 0 && strcmp(target, "anon_inode:[eventpoll]") == 0)
+			FD_SET(fd, &found);
+	}
+	return found;
+}
+
+/* Takes the epolls of the node that started since from under it: libuv meets an assertion. */
+static void break_loop(const fd_set *before)
+{
+	fd_set after = epolls();
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	for (int fd = 3; fd < FD_SETSIZE; fd++)
+		if (FD_ISSET(fd, &after) && !FD_ISSET(fd, before))
+			CHECK(dup3(null, fd, O_CLOEXEC) == fd);
+	close(null);
+}
+
+static int is_lost(void *node)
+{
+	return dqlitepy_node_exec(*(dqlitepy_handle *)node, "INSERT INTO t VALUES(2)", NULL, NULL) == DQLITEPY_INTERNAL;
+}
+
+/* An assertion of libuv ends one node and nothing else. */
+static void a_lost_node_is_alone(void)
+{
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	dqlitepy_handle other = running_node(path_in_test_dir("other"), free_address());
+	fd_set before = epolls();
+	dqlitepy_handle node = running_node(dir, address);
+	CHECK_EXEC(other, "CREATE TABLE t(a)");
+	CHECK_EXEC(node, "CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+	break_loop(&before);
+	WAIT_UNTIL(10, is_lost, &node);
+	CHECK_ERROR_HAS("is lost");
+	CHECK_EXEC(other, "INSERT INTO t VALUES(1)");
+	double start = now();
+	CHECK_OK(dqlitepy_node_stop(node));
+	dqlitepy_node_destroy(node);
+	CHECK_WITHIN(start, 5.0);
+	node = running_node(dir, address);
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t WHERE a = 1", "[{\"n\":1}]");
+	dqlitepy_node_destroy(node);
+	dqlitepy_node_destroy(other);
+}
+
+/* The helper: its node is lost. */
+static int lose_a_node(const char *dir, const char *address)
+{
+	fd_set before = epolls();
+	dqlitepy_handle node = running_node(dir, address);
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	break_loop(&before);
+	WAIT_UNTIL(10, is_lost, &node);
+	return 0;
+}
+
+/* DQLITEPY_ASSERT=abort brings back what a developer wants: the end of the process where it happened. */
+static void assertions_abort_if_asked(void)
+{
+	const struct rlimit no_core = { 0, 0 };
+	CHECK(setrlimit(RLIMIT_CORE, &no_core) == 0);
+	for (int asked = 0; asked < 2; asked++) {
+		CHECK(setenv("DQLITEPY_ASSERT", asked ? "abort" : "abor", 1) == 0);
+		struct helper helper = start_helper((const char *const[]){ "lose", path_in_test_dir(asked ? "a" : "b"), free_address(), NULL });
+		CHECK_INT(wait_for_exit(helper.pid, 15), asked ? -SIGABRT : 0);
+	}
+}
+
+/* What would make the engine write to stderr, which is the host's. A test's process must write nothing. */
+static void trace_variables_of_the_engine(void)
+{
+	CHECK(setenv("LIBDQLITE_TRACE", "1", 1) == 0 && setenv("LIBRAFT_TRACE", "1", 1) == 0);
+	dqlitepy_handle node = running_node(path_in_test_dir("node"), free_address());
+	CHECK_EXEC(node, "CREATE TABLE t(a); INSERT INTO t VALUES(1)");
+	CHECK_OK(dqlitepy_node_stop(node));
+	dqlitepy_node_destroy(node);
+}
+
 /* A host with stdin, stdout and stderr closed: the library must not write into what got their numbers. */
 static void without_stdio(void)
 {
@@ -515,6 +674,8 @@ static int run_helper(int argc, char **argv)
 		return exit_with_node(argv[3], argv[4], argv[5]);
 	if (argc == 5 && strcmp(argv[2], "insert") == 0)
 		return insert_for_ever(argv[3], argv[4]);
+	if (argc == 5 && strcmp(argv[2], "lose") == 0)
+		return lose_a_node(argv[3], argv[4]);
 	return 2;
 }
 
@@ -532,6 +693,11 @@ int main(int argc, char **argv)
 		{ "sigpipe", sigpipe, 0 },
 		{ "descriptors", descriptors, 0 },
 		{ "nothing_accumulates", nothing_accumulates, 60 },
+		{ "failed_starts_leave_nothing", failed_starts_leave_nothing, 0 },
+		{ "starts_without_descriptors", starts_without_descriptors, 0 },
+		{ "a_lost_node_is_alone", a_lost_node_is_alone, 0 },
+		{ "assertions_abort_if_asked", assertions_abort_if_asked, 60 },
+		{ "trace_variables_of_the_engine", trace_variables_of_the_engine, 0 },
 		{ "without_stdio", without_stdio, 0 },
 		{ "killed", killed, 60 },
 		{ NULL, NULL, 0 },

@@ -60,7 +60,9 @@ fn without_tests(text: &str) -> &str {
 }
 
 fn is_test(name: &str) -> bool {
-    name.ends_with("tests.rs") || ["wire/vectors.rs", "wire/refusals.rs", "wire/properties.rs"].contains(&name)
+    name.ends_with("tests.rs")
+        || name.ends_with("/fuzz.rs")
+        || ["wire/vectors.rs", "wire/refusals.rs", "wire/properties.rs"].contains(&name)
 }
 
 #[test]

@@ -5,6 +5,8 @@ mod backup;
 mod bound;
 mod cache;
 mod failed;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod group;
 mod part;
 mod patience;

@@ -21,6 +21,8 @@
 mod accept;
 mod buffers;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod inbound;
 mod reactor;
 mod socket;

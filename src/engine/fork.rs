@@ -57,7 +57,7 @@ impl Drop for NotForChildren {
 
 extern "C" fn in_child() {
     CHILD.store(true, Ordering::Relaxed);
-    for place in &HELD {
+    for place in HELD.iter().filter(|_| !cfg!(without = "atfork")) {
         let fd = place.swap(NONE, Ordering::Relaxed);
         if fd != NONE {
             // SAFETY: the child's own copy of a descriptor that was open when it was forked.

@@ -2,6 +2,8 @@
 //! bytes mean.
 
 mod addr;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod listen;
 mod stream;
 pub(crate) mod sys;

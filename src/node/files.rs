@@ -51,13 +51,17 @@ pub(crate) fn store_info(dir: &Path, entry: &Entry) -> Result<()> {
 }
 
 pub(crate) fn store_cluster(dir: &Path, entries: &[Entry]) -> Result<()> {
+    replace(dir, CLUSTER, &sequence(entries))
+}
+
+pub(super) fn sequence(entries: &[Entry]) -> String {
     let mut text = String::new();
     for entry in entries {
         let lines = mapping(entry, "  ");
         text.push('-');
         text.push_str(lines.get(1..).unwrap_or_default());
     }
-    replace(dir, CLUSTER, if text.is_empty() { "[]\n" } else { &text })
+    if text.is_empty() { "[]\n".to_owned() } else { text }
 }
 
 /// Reads cluster.yaml. It can be rebuilt from the engine, so a missing or damaged one is an empty list.
@@ -302,7 +306,7 @@ fn scalar(text: &str) -> String {
 
 /// Reads a mapping or a sequence of mappings of scalars. Missing keys are zero, unknown ones are ignored; more YAML than
 /// that is in neither file.
-fn parse(text: &str) -> std::result::Result<Vec<Entry>, String> {
+pub(super) fn parse(text: &str) -> std::result::Result<Vec<Entry>, String> {
     let mut entries = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let bad = || format!("is damaged in line {}", number + 1);

@@ -204,6 +204,9 @@ impl Instance {
         let socket = engine.socket().to_owned();
         let (watch, config) = (Arc::clone(&self.watch), self.config.clone());
         let admit = move |id: u64, address: &str| {
+            if cfg!(without = "admission") {
+                return true;
+            }
             let deadline = Instant::now() + ASK_ENGINE;
             let asked =
                 Stream::connect_local(&socket, deadline).and_then(|stream| members(&mut Conn::new(stream), deadline));

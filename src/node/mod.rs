@@ -3,6 +3,8 @@
 mod duties;
 mod figures;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod identity;
 mod instance;
 mod join;

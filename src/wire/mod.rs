@@ -20,6 +20,8 @@
 mod cursor;
 mod fields;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod params;
 #[cfg(test)]
 mod properties;

@@ -132,6 +132,9 @@ impl<'a> Response<'a> {
     /// has written of the rows, and only the message type changes. [protocol 11.1]
     pub(crate) fn decode_query(header: Header, body: &'a [u8]) -> Result<Self, Malformed> {
         let decoded = Self::decode(header, body);
+        if cfg!(without = "prefix") {
+            return decoded;
+        }
         if header.kind == kind::FAILURE && header.schema == 0 && decoded.is_err() {
             return failure_behind_rows(header, body);
         }

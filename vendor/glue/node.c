@@ -78,6 +78,9 @@ void glue_mask_signals(sigset_t *old)
 	for (size_t i = 0; i < sizeof own_fault / sizeof *own_fault; i++) {
 		sigdelset(&mask, own_fault[i]);
 	}
+	if (!CURE_SIGNALS) {
+		sigemptyset(&mask);
+	}
 	pthread_sigmask(SIG_BLOCK, &mask, old);
 }
 
@@ -167,6 +170,9 @@ static void raft_closed(struct raft *raft)
 /* Releases what a created engine holds that never ran, or whose loop ended before it began; the engine itself cannot. */
 static void unwind(struct dqlite_node *engine)
 {
+	if (!CURE_UNWIND) {
+		return;
+	}
 	engine->raft.data = engine;
 	uv_walk(&engine->loop, stop_startup_timer, engine);
 	raft_close(&engine->raft, raft_closed);
@@ -348,17 +354,21 @@ static int set_options(struct glue_node *node)
 /* A failed create forgets its VFS in SQLite's list and, if raft's files are at fault, raft's I/O and the loop. */
 static void discard_half_created(struct dqlite_node *engine)
 {
-	if (strncmp(engine->errmsg, "config__init", strlen("config__init")) != 0) {
-		sqlite3_vfs_unregister(&engine->vfs);
-	}
-	if (strncmp(engine->errmsg, "raft_init()", strlen("raft_init()")) == 0) {
+	bool has_vfs = strncmp(engine->errmsg, "config__init", strlen("config__init")) != 0;
+	bool has_loop = strncmp(engine->errmsg, "raft_init()", strlen("raft_init()")) == 0;
+	if (has_loop) {
 		uv_walk(&engine->loop, close_unless_closing, NULL);
 		uv_run(&engine->loop, UV_RUN_DEFAULT);
 		raft_uv_close(&engine->raft_io);
 		fsm__close(&engine->raft_fsm);
 		raftProxyClose(&engine->raft_transport);
 		uv_loop_close(&engine->loop);
-		registry__close(&engine->registry);
+		registry__close(&engine->registry); /* it looks the VFS up in the list */
+	}
+	if (has_vfs) {
+		sqlite3_vfs_unregister(&engine->vfs);
+	}
+	if (has_loop) {
 		VfsClose(&engine->vfs);
 		config__close(&engine->config);
 	}
@@ -380,7 +390,7 @@ static int start_engine(struct glue_node *node)
 	int rv = dqlite_node_create(options->id, options->address, options->dir, &node->engine);
 	if (rv != 0) {
 		keep_reason(node, "creating the node failed");
-		if (node->engine != NULL) {
+		if (node->engine != NULL && CURE_DISCARD) {
 			discard_half_created(node->engine);
 		}
 		return rv;
