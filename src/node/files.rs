@@ -296,8 +296,8 @@ fn mapping(entry: &Entry, indent: &str) -> String {
 
 /// Quotes what YAML would not read plainly, as Go's library does.
 fn scalar(text: &str) -> String {
-    let plain = text.starts_with(|first: char| first.is_ascii_alphanumeric());
-    if plain {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_%[]".contains(&byte);
+    if text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.bytes().all(plain) {
         text.to_owned()
     } else {
         format!("'{}'", text.replace('\'', "''"))
