@@ -93,8 +93,15 @@ pub(crate) fn handover(connector: &Connector, me: u64, deadline: Instant) -> Res
     given.map(drop)
 }
 
-/// Moves the lead to somebody else, if `me` has it and somebody can take it; the roles stay.
-pub(crate) fn give_lead_away(connector: &Connector, me: u64, address: &str, deadline: Instant) -> Result<()> {
+/// Moves the lead to somebody else, if `me` has it and somebody can take it; the roles stay. `heir` is tried first, because
+/// nobody can write while the next leader catches up.
+pub(crate) fn give_lead_away(
+    connector: &Connector,
+    me: u64,
+    address: &str,
+    heir: u64,
+    deadline: Instant,
+) -> Result<()> {
     let Some(mut conn) = own_lead(connector, me, address, deadline)? else {
         return Ok(());
     };
@@ -104,7 +111,9 @@ pub(crate) fn give_lead_away(connector: &Connector, me: u64, address: &str, dead
         return Ok(());
     }
     let peers = probe(connector, &present, deadline);
-    match roles::next_leaders(&peers, me).as_slice() {
+    let mut heirs = roles::next_leaders(&peers, me);
+    heirs.sort_by_key(|id| *id != heir);
+    match heirs.as_slice() {
         [] => Ok(()),
         heirs => change::move_lead(connector, address, heirs, deadline),
     }

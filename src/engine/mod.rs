@@ -106,6 +106,8 @@ pub(crate) struct Status {
     pub(crate) lone: bool,
     /// The leader's id, 0 if none is known.
     pub(crate) leader: u64,
+    /// The other voter that has most of this leader's log, 0 if there is none.
+    pub(crate) heir: u64,
     pub(crate) term: u64,
     pub(crate) last_index: u64,
     pub(crate) applied_index: u64,
@@ -260,6 +262,7 @@ impl Engine {
             blank: status.blank,
             lone: status.lone,
             leader: status.leader,
+            heir: status.heir,
             term: status.term,
             last_index: status.last_index,
             applied_index: status.applied_index,

@@ -304,7 +304,8 @@ impl Running {
     /// So that the others do not have to notice that the leader is gone. Whatever comes of it, the node stops.
     fn give_lead_away(&self) {
         let (me, deadline) = (self.instance.me(), Instant::now() + limits::GIVE_LEAD);
-        if let Err(error) = client::give_lead_away(&self.connector, me.id, &me.address, deadline) {
+        let heir = self.instance.status().map_or(0, |status| status.heir);
+        if let Err(error) = client::give_lead_away(&self.connector, me.id, &me.address, heir, deadline) {
             log::info(format_args!(
                 "the node at {} stops without giving its lead away: {error}",
                 me.address

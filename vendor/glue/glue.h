@@ -80,6 +80,7 @@ struct glue_status {
 	bool blank;      /* only a first configuration and barriers in the log, no session open */
 	bool lone;	 /* the cluster was founded by this node and never had another member */
 	uint64_t leader; /* 0: none known */
+	uint64_t heir;	 /* whom a leader would best give its lead to; 0: nobody */
 	uint64_t term;
 	uint64_t last_index;
 	uint64_t applied_index;

@@ -20,6 +20,8 @@
 #include "raft/convert.h"
 #include "raft/election.h"
 #include "raft/log.h"
+#include "raft/progress.h"
+#include "raft/replication.h"
 #include "server.h"
 
 /* A first pause, so that the survivors do not all stand for election at once; then how often to try again. */
@@ -193,8 +195,29 @@ static void link_ended(uv_poll_t *poll, int status, int events)
 	link_forget(link);
 }
 
+/*
+ * Messages to a peer that was away are lost, and the engine sends the next one with the next heartbeat. It is there now: what
+ * it lacks it can have at once.
+ */
+static void resume_replication(struct raft *raft, const char *address)
+{
+	for (unsigned i = 0; raft->state == RAFT_LEADER && i < raft->configuration.n; i++) {
+		const struct raft_server *server = &raft->configuration.servers[i];
+		if (server->id == raft->id || strcmp(server->address, address) != 0) {
+			continue;
+		}
+		if (progressState(raft, i) == PROGRESS__PIPELINE) {
+			progressToProbe(raft, i);
+		}
+		raft->leader_state.progress[i].last_send = 0;
+		replicationProgress(raft, i);
+		return;
+	}
+}
+
 static void link_watch(struct glue_loop *loop, struct link *link)
 {
+	resume_replication(&loop->engine->raft, link->address);
 	for (struct link *old = loop->links; old != NULL; old = old->next) {
 		if (strcmp(old->address, link->address) == 0) {
 			link_forget(old);
@@ -254,6 +277,22 @@ static int own_role(const struct raft *raft)
 	}
 }
 
+/* The other voter that has most of the log, as far as this leader knows; 0: there is none. */
+static raft_id heir(const struct raft *raft)
+{
+	raft_id best = 0;
+	raft_index most = 0;
+	for (unsigned i = 0; raft->state == RAFT_LEADER && i < raft->configuration.n; i++) {
+		const struct raft_server *server = &raft->configuration.servers[i];
+		raft_index has = raft->leader_state.progress[i].match_index;
+		if (server->id != raft->id && server->role == RAFT_VOTER && has > most) {
+			best = server->id;
+			most = has;
+		}
+	}
+	return best;
+}
+
 static void inspect(struct dqlite_node *engine, struct glue_status *status)
 {
 	struct raft *raft = &engine->raft;
@@ -263,6 +302,7 @@ static void inspect(struct dqlite_node *engine, struct glue_status *status)
 	*status = (struct glue_status){
 		.leads = raft->state == RAFT_LEADER,
 		.leader = leader,
+		.heir = heir(raft),
 		.term = raft->current_term,
 		.last_index = logLastIndex(raft->log),
 		.applied_index = raft->last_applied,
