@@ -75,6 +75,14 @@ pub(crate) const REQUEST: u64 = (1 << 31) - (1 << 20);
 /// the leader a few kilobytes.
 pub(crate) const CACHED_STATEMENTS: usize = 16;
 
+/// Statements that are committed together, and bytes of their text: enough that a commit's cost is shared, few enough that
+/// nobody waits long for the statements of others, and that what the leader has to send stays small.
+pub(crate) const GROUP: usize = 64;
+pub(crate) const GROUP_BYTES: usize = 1 << 20;
+
+/// How long behind its deadline a call waits for the result of its statement that others are about to commit.
+pub(crate) const GROUP_GRACE: Duration = Duration::from_millis(100);
+
 /// How long a session waits for another one's transaction, unless it is told otherwise. Longer than the engine's own
 /// queue of writers keeps a statement.
 pub(crate) const SESSION_BUSY: Duration = Duration::from_secs(10);

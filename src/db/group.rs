@@ -72,8 +72,8 @@ impl Group {
         if turn.is_some() || self.leave(ticket) {
             return turn;
         }
-        // Its statement is under way, on somebody else's call, whose deadline is about the same.
-        Some(ticket.wait(deadline + limits::STOP).unwrap_or_else(|| {
+        // Its statement is under way, on somebody else's call, whose deadline may be later.
+        Some(ticket.wait(deadline + limits::GROUP_GRACE).unwrap_or_else(|| {
             Turn::Done(Err(Error::new(
                 Kind::Unknown,
                 "no answer before the deadline: it is not known whether the statement was applied",
@@ -81,11 +81,24 @@ impl Group {
         }))
     }
 
-    /// All who wait; who comes from now on waits for the next leader.
-    pub(super) fn take(&self) -> Vec<Arc<Ticket>> {
+    /// Those who wait, as many as one transaction shall hold, `own` among them. The others, and who comes from now on, wait
+    /// for the next leader.
+    pub(super) fn take(&self, own: &Arc<Ticket>) -> Vec<Arc<Ticket>> {
         let mut queue = self.0.lock();
-        queue.led = false;
-        std::mem::take(&mut queue.waiting)
+        // In the order in which they came, behind the one that has to be among them.
+        queue.waiting.sort_by_key(|ticket| !Arc::ptr_eq(ticket, own));
+        let mut bytes = 0;
+        let fits = queue.waiting.iter().take(limits::GROUP).take_while(|ticket| {
+            bytes += ticket.sql.len();
+            bytes <= limits::GROUP_BYTES
+        });
+        let count = fits.count().max(1).min(queue.waiting.len());
+        let taken = queue.waiting.drain(..count).collect();
+        queue.led = !queue.waiting.is_empty();
+        if let Some(next) = queue.waiting.first() {
+            next.tell(Turn::Lead);
+        }
+        taken
     }
 
     /// Who leads cannot: another one of those who wait does.

@@ -136,3 +136,26 @@ def test_a_stop_wakes_all_who_wait(tmp_path, address):
     node.open_db("test.db")
     assert node.query("SELECT count(*) AS c FROM t")[0]["c"] >= sum(done)
     support.end(node)
+
+
+def test_more_writers_than_one_transaction_takes(node):
+    """A hundred threads, or statements of a quarter of a megabyte each: they are committed in several groups."""
+    node.exec("CREATE TABLE t (n INTEGER, a TEXT)")
+    errors = []
+
+    def work(number):
+        try:
+            for turn in range(5):
+                node.exec(f"INSERT INTO t VALUES ({number * 5 + turn}, '{'x' * (300_000 if number % 10 == 0 else 1)}')")
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert node.query("SELECT count(*) AS c, count(DISTINCT n) AS d, sum(length(a)) AS s FROM t") == [
+        {"c": 500, "d": 500, "s": 50 * 300_000 + 450}
+    ]
