@@ -157,7 +157,11 @@ fn talk(address: &str, bytes: &[u8]) {
 
 /// SQL, by query and by exec.
 pub(crate) fn statement(data: &[u8]) {
+    // `ffi` takes no text with a NUL.
     let Ok(sql) = std::str::from_utf8(data) else { return };
+    if sql.contains('\0') {
+        return;
+    }
     with_node(&STATEMENT, |live| {
         if let Ok(json) = live.node.query(sql) {
             assert!(std::str::from_utf8(&json).is_ok());
