@@ -15,6 +15,7 @@ from harness import OK, wait_until
 
 ROUNDS = int(os.environ.get("CLUSTER_ROUNDS", "5"))
 LONG = ROUNDS >= 50
+SOAK = float(os.environ.get("CLUSTER_SOAK", "20"))  # seconds
 BACK = 30.0  # within this everything must be well again
 
 
@@ -178,6 +179,33 @@ def test_links_that_drop_and_return_do_no_harm(cluster, capsys):
         three.net.plug(number)
         for name in writers.values():
             wait_for_write(three, name, plugged)
+    check_rows(three)
+
+
+def term_of(node):
+    return node.worker.ok("metrics")["dqlitepy_node_term"]["samples"][0]["value"]
+
+
+def test_no_election_without_a_fault(cluster, capsys):
+    """Full write load from all nodes: the machine has no core left, and still the leader stays. CLUSTER_SOAK=3600 for long."""
+    three = cluster(3)
+    writers = writing(three)
+    for node in three.nodes:
+        for _ in range(3):
+            three.write(node, rate=100000, options={"timeout": 10000})
+    term = term_of(three.leader())
+    began = time.monotonic()
+    done = threading.Event()
+    while not done.wait(1.0) and time.monotonic() - began < SOAK:
+        now = [term_of(node) for node in three.nodes]
+        assert set(now) == {term}, f"an election after {time.monotonic() - began:.0f} s: terms {now}, before {term}"
+    for name in writers.values():
+        wait_for_write(three, name, began)
+    for node in three.nodes:
+        node.worker.ok("stop_writers")
+    count = sum(operation.outcome == checkers.DONE for operation in three.all_records("rows"))
+    with capsys.disabled():
+        print(f"\n{SOAK:.0f} s of full load: {count} acknowledged writes, no election")
     check_rows(three)
 
 

@@ -49,6 +49,7 @@ client_assign = declare("client_assign", HANDLE, c_ulonglong, c_int)
 client_transfer = declare("client_transfer", HANDLE, c_ulonglong)
 client_leader = declare("client_leader", HANDLE, POINTER(c_void_p))
 client_cluster = declare("client_cluster", HANDLE, POINTER(c_void_p))
+node_metrics = declare("node_metrics", HANDLE, c_int, POINTER(c_void_p))
 last_error = declare("last_error", result=c_void_p)
 free = declare("free", c_void_p, result=None)
 
@@ -160,6 +161,11 @@ class Process:
 
     def query(self, sql, name="node"):
         return query_sql(self.nodes[name], sql)
+
+    def metrics(self, name="node"):
+        text = c_void_p()
+        check(node_metrics(self.nodes[name], 0, byref(text)))
+        return json.loads(take_text(text.value))
 
     def client(self, addresses, name="client"):
         handle = HANDLE()
