@@ -8,7 +8,7 @@ use crate::client::connector::Connector;
 use crate::limits;
 use crate::metrics::{Count, Metrics};
 use crate::net::{Cause, Stream, Waker};
-use crate::wire::{HEADER_LEN, Header, Malformed, Request, Response, VERSION};
+use crate::wire::{HEADER_LEN, Header, Malformed, Request, Response, VERSION, When};
 
 /// What a connection starts with, and what it goes back to after a message that was larger than `KEPT`.
 const BUFFER: usize = 64 << 10;
@@ -143,9 +143,9 @@ impl Conn {
         self.answer(request.name(), deadline)
     }
 
-    /// Puts a request behind those that `flush` will send; each one's `answer` has to be read.
-    pub(crate) fn queue(&mut self, request: &Request<'_>) {
-        request.encode(&mut self.out);
+    /// Puts a request that runs under a condition behind those that `flush` will send; each one's `answer` has to be read.
+    pub(crate) fn queue(&mut self, request: &Request<'_>, when: When) {
+        request.encode_when(when, &mut self.out);
     }
 
     /// How many bytes wait to be sent.

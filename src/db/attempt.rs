@@ -6,14 +6,14 @@ use std::time::Instant;
 use crate::client::Conn;
 use crate::db::bound;
 use crate::db::cache::Prepared;
-use crate::db::failed::{Failed, ended, not_run, refused, senseless};
+use crate::db::failed::{Failed, code, ended, not_run, refused, senseless};
 use crate::db::part::Part;
 use crate::db::session::{Attempt, Changes, Keep, Session, Sets, Sink};
-use crate::db::sql::{Kind as Sql, Statement};
+use crate::db::sql::{Kind as Sql, Statement, statements};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::metrics::Count;
-use crate::wire::{End, Params, Request, Response, Rows, Value};
+use crate::wire::{End, Params, Request, Response, Rows, Value, When};
 
 impl Session {
     pub(super) fn exec_sql(&mut self, statement: &Statement<'_>, deadline: Instant) -> Attempt<Changes> {
@@ -73,6 +73,9 @@ impl Session {
     }
 
     /// Sends requests ahead of their answers: inside a transaction the round trip is most of what a statement costs.
+    ///
+    /// One of them may end the transaction (ON CONFLICT ROLLBACK, a full disk, an interrupt), and those behind it, which
+    /// are on their way, would commit alone: each says that it is to run inside a transaction only.
     pub(super) fn pipeline(
         &mut self,
         statement: &Statement<'_>,
@@ -88,7 +91,7 @@ impl Session {
             while sent < limits::PIPELINE && conn.queued() < limits::PIPELINE_BYTES {
                 let Some(set) = sets.next() else { break };
                 let params = Params::new(&set);
-                conn.queue(&Request::Exec { db, stmt, params });
+                conn.queue(&Request::Exec { db, stmt, params }, When::InTransaction);
                 sent += 1;
             }
             if sent == 0 {
@@ -109,6 +112,39 @@ impl Session {
         }
         self.metrics().add(Count::RowsChanged, total.unsigned_abs());
         failed.map_or(Ok(total), Err)
+    }
+
+    /// Whether the server runs a statement under a condition only. Asked once for each connection, with a statement that
+    /// always fails and a condition that does not hold: who heeds it does not find the statement.
+    pub(super) fn is_conditional(&mut self, deadline: Instant) -> Attempt<bool> {
+        if let Some(known) = self.conditional {
+            return Ok(known);
+        }
+        let Some(probe) = statements("RELEASE dqlitepy_nowhere").next() else {
+            return Ok(false);
+        };
+        let when = if self.is_inside() {
+            When::OutsideTransaction
+        } else {
+            When::InTransaction
+        };
+        let Prepared { db, id: stmt, .. } = self.prepared(&probe, deadline)?;
+        let params = Params::NONE;
+        let conn = self.conn()?;
+        conn.queue(&Request::Exec { db, stmt, params }, when);
+        let answer = conn
+            .flush("EXEC", deadline)
+            .and_then(|()| conn.answer("EXEC", deadline))
+            .map_err(|broken| not_run(&broken))?;
+        let heeded = matches!(
+            answer,
+            Response::Failure {
+                code: code::NOT_OPEN,
+                ..
+            }
+        );
+        self.conditional = Some(heeded);
+        Ok(heeded)
     }
 
     pub(super) fn first_part(

@@ -46,6 +46,8 @@ pub(crate) struct Session {
     address: String,
     /// What is prepared on the connection.
     pub(super) cache: Cache,
+    /// Whether the server heeds conditions; None until it was asked.
+    pub(super) conditional: Option<bool>,
     /// The connection has what a new one would not: temporary objects, settings.
     tainted: bool,
     transaction: Transaction,
@@ -71,6 +73,7 @@ impl Session {
             conn: None,
             address: String::new(),
             cache: Cache::default(),
+            conditional: None,
             tainted: false,
             transaction: Transaction::None,
             wake,
@@ -169,7 +172,7 @@ impl Session {
         deadline: Instant,
     ) -> Result<i64> {
         self.run(statement, deadline, |session| {
-            if statement.rows {
+            if statement.rows || !session.is_conditional(deadline)? {
                 session.one_by_one(statement, sets, deadline)
             } else {
                 session.pipeline(statement, sets, deadline)
@@ -365,6 +368,7 @@ impl Session {
     fn disconnect(&mut self) {
         self.conn = None;
         self.cache.clear();
+        self.conditional = None;
     }
 
     fn lose(&mut self, error: &Error) -> Error {

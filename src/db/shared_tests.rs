@@ -473,6 +473,47 @@ fn a_batch_is_kept_whole_or_not_at_all() {
 }
 
 #[test]
+fn nothing_of_a_batch_is_kept_when_one_of_it_ends_the_transaction() {
+    let fixture = Fixture::new("batchrollback");
+    let (session, remote) = (fixture.session(), fixture.remote());
+    session
+        .exec(
+            "CREATE TABLE plain(a UNIQUE); CREATE TABLE strict(a UNIQUE ON CONFLICT ROLLBACK); CREATE TABLE watched(a);
+             CREATE TRIGGER watch BEFORE INSERT ON watched WHEN NEW.a = 5 BEGIN SELECT RAISE(ROLLBACK, 'no five'); END;
+             INSERT INTO plain VALUES (5); INSERT INTO strict VALUES (5); INSERT INTO watched VALUES (6)",
+        )
+        .unwrap();
+    let cases = [
+        ("plain", "INSERT OR ROLLBACK INTO plain VALUES (?)", 2067),
+        ("strict", "INSERT INTO strict VALUES (?)", 2067),
+        ("watched", "INSERT INTO watched VALUES (?)", 1811),
+    ];
+    // The last pair as if the leader were another program's.
+    for (session, foreign) in [(&session, false), (&remote, false), (&session, true), (&remote, true)] {
+        for (table, sql, code) in cases {
+            for inside in [false, true] {
+                if foreign {
+                    session.core.lock().conditional = Some(false);
+                }
+                let insert = prepare(session, sql);
+                for value in std::iter::once(1).chain([5]).chain(7..400) {
+                    insert.bind(1, Value::Integer(value)).unwrap();
+                    insert.add_batch().unwrap();
+                }
+                if inside {
+                    session.begin(Mode::Immediate).unwrap();
+                    session.exec(&format!("DELETE FROM {table} WHERE a > 5")).unwrap();
+                }
+                assert_eq!(insert.exec_batch().unwrap_err().sqlite_code(), code, "{sql}");
+                assert!(!session.in_transaction().unwrap());
+                assert_eq!(one(session, &format!("SELECT count(*) FROM {table}")), 1, "{sql}");
+                assert_eq!(session.core.lock().conditional, Some(!foreign));
+            }
+        }
+    }
+}
+
+#[test]
 fn large_values_pass_and_larger_ones_are_refused() {
     let fixture = Fixture::new("large");
     let session = fixture.session();

@@ -40,7 +40,7 @@ mod vectors;
 pub(crate) use cursor::Malformed;
 pub(crate) use files::{Files, Piece};
 pub(crate) use params::Params;
-pub(crate) use request::{Refused, encode_failure};
+pub(crate) use request::{Refused, When, encode_failure};
 pub(crate) use response::{Response, Role};
 pub(crate) use rows::{End, Rows};
 pub(crate) use table::Request;

@@ -12,6 +12,17 @@ pub(super) const PROTOCOL: u64 = 15;
 /// The engine's code for a request that it cannot parse. [protocol 8]
 pub(super) const PARSE: u64 = 1005;
 
+/// Where the half word lies in a header that carries no meaning in the protocol. [protocol 2]
+const EXTRA: usize = 6;
+
+/// What a prepared statement demands of its connection, in the half word of the header that others ignore: where it does
+/// not hold, our engine (vendor/glue/gateway.c) knows no such statement, code 12.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    InTransaction = 1,
+    OutsideTransaction = 2,
+}
+
 /// Why a request must not reach the engine, as a FAILURE says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
@@ -77,6 +88,13 @@ impl<'a> Request<'a> {
     /// than [`MAX_REQUEST_BODY`] and the header.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.encode_as(self.schema(), out);
+    }
+
+    /// The same for a request that our engine runs under a condition only. Others do not look at it.
+    pub(crate) fn encode_when(&self, when: When, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.encode(out);
+        out[start + EXTRA] = when as u8;
     }
 
     pub(super) fn encode_as(&self, schema: u8, out: &mut Vec<u8>) {

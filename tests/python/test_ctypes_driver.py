@@ -177,6 +177,27 @@ def test_executemany(filled):
         cursor.executemany("SELECT ?", [(1,)])
 
 
+@pytest.mark.parametrize(
+    "schema, insert",
+    [
+        ("CREATE TABLE t (a UNIQUE)", "INSERT OR ROLLBACK INTO t VALUES (?)"),
+        ("CREATE TABLE t (a UNIQUE ON CONFLICT ROLLBACK)", "INSERT INTO t VALUES (?)"),
+        (
+            "CREATE TABLE t (a); CREATE TRIGGER five BEFORE INSERT ON t WHEN NEW.a = 5 AND (SELECT count(*) FROM t) > 0 "
+            "BEGIN SELECT RAISE(ROLLBACK, 'no second five'); END",
+            "INSERT INTO t VALUES (?)",
+        ),
+    ],
+)
+def test_executemany_that_ends_its_transaction(connection, schema, insert):
+    connection.executescript(f"DROP TABLE IF EXISTS t; {schema}; INSERT INTO t VALUES (5)")
+    connection.commit()
+    with pytest.raises(db.IntegrityError):
+        connection.executemany(insert, [(1,), (5,), (2,), (3,)])
+    connection.rollback()
+    assert connection.execute("SELECT a FROM t").fetchall() == [(5,)]
+
+
 def test_fetching(filled):
     cursor = filled.cursor()
     with pytest.raises(db.ProgrammingError):

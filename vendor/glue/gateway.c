@@ -29,10 +29,35 @@ int glue_step_to_end(sqlite3_stmt *stmt)
 	return rv;
 }
 
-/* The id of a statement that was finalized while a higher one lives is an empty place in the table, not the end of it. */
+/*
+ * What our own clients put into the half word of a message's header that has no meaning otherwise. They send the statements
+ * of a batch ahead of the answers, and the first one that ends the transaction must not let the others commit alone.
+ */
+enum { IN_TRANSACTION = 1, OUTSIDE_TRANSACTION = 2 };
+
+static bool holds(struct gateway *gateway)
+{
+	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
+	switch (conn->request.extra) {
+	case IN_TRANSACTION:
+		return !sqlite3_get_autocommit(gateway->leader->conn);
+	case OUTSIDE_TRANSACTION:
+		return sqlite3_get_autocommit(gateway->leader->conn);
+	default:
+		return true;
+	}
+}
+
+/*
+ * The id of a statement that was finalized while a higher one lives is an empty place in the table, not the end of it. The
+ * request before has its answer, so the transaction is what that one left.
+ */
 struct stmt *glue_stmt_get(struct stmt__registry *registry, size_t id);
 struct stmt *glue_stmt_get(struct stmt__registry *registry, size_t id)
 {
+	if (!holds((struct gateway *)((char *)registry - offsetof(struct gateway, stmts)))) {
+		return NULL;
+	}
 	return id < registry->len ? registry->buf[id] : NULL;
 }
 
