@@ -61,13 +61,14 @@ pub(super) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(5)
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on, and nobody will: its socket stays bound, so that no two calls give the same one.
 pub(super) fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+    std::mem::forget(socket);
+    address
 }
 
 pub(super) fn connector(addresses: &[String]) -> Connector {

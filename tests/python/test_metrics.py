@@ -38,13 +38,16 @@ def text(function, *arguments):
     return db._taken(out.value)
 
 
-def parsed(function, *handle):
-    """{(name, label value...): number} as Prometheus reads it, after a look whether JSON says the same."""
+def parsed(function, *handle, only=None):
+    """{(name, label value...): number} as Prometheus reads it, after a look whether JSON says the same. Of the process's
+    nodes, other tests may have left some, only the one at that address."""
     found = {}
     for family in text_string_to_metric_families(text(function, *handle, PROMETHEUS)):
         assert family.documentation and family.type in ("counter", "gauge", "histogram"), family
         assert (family.type == "counter") == family.name.endswith("_total") or family.type == "counter", family
         for sample in family.samples:
+            if only and sample.labels.get("address", only) != only:
+                continue
             labels = tuple(value for name, value in sample.labels.items() if name not in ("id", "address"))
             assert (sample.name, *labels) not in found, sample
             found[(sample.name, *labels)] = sample.value
@@ -180,19 +183,19 @@ def test_how_a_node_stands(started, tmp_path):
 
 
 def test_the_process_is_the_sum_of_all(started):
-    before = parsed(lib.dqlitepy_metrics)
+    before = parsed(lib.dqlitepy_metrics, only=started.address)
     remote = db.connect(addresses=started.address, database="a.db", autocommit=True)
     remote.execute("CREATE TABLE t (a)")
     cursor = remote.execute("SELECT 1 UNION SELECT 2")
-    during = moved(before, parsed(lib.dqlitepy_metrics))
+    during = moved(before, parsed(lib.dqlitepy_metrics, only=started.address))
     assert during[("dqlitepy_handles", "session")] == 1 and during[("dqlitepy_handles", "result")] == 1
     assert during[("dqlitepy_calls_total", "write")] == 1
     cursor.close()
     remote.close()
-    after = moved(before, parsed(lib.dqlitepy_metrics))
+    after = moved(before, parsed(lib.dqlitepy_metrics, only=started.address))
     assert after[("dqlitepy_calls_total", "write")] == 1, "what is closed still counts"
     assert ("dqlitepy_handles", "session") not in after
-    all_figures = parsed(lib.dqlitepy_metrics)
+    all_figures = parsed(lib.dqlitepy_metrics, only=started.address)
     assert all_figures[("dqlitepy_node_up",)] == 1
     assert any(key[0] == "dqlitepy_build_info" and "SQLite" in "".join(key) for key in all_figures)
 
