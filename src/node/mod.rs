@@ -341,4 +341,6 @@ fn destroyed() -> Error {
 }
 
 #[cfg(test)]
+mod failover_tests;
+#[cfg(test)]
 mod tests;
