@@ -27,6 +27,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("db__open", "glue_fsm_open"),
             ("VfsApply", "glue_vfs_apply"),
             ("VfsRestore", "glue_fsm_restore"),
+            ("VfsCheckpoint", "glue_fsm_checkpoint"),
             ("sqlite3_close", "glue_fsm_close"),
         ],
     ),
@@ -45,6 +46,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/conn.c",
         &[
             ("transport__write", "glue_transport_write"),
+            ("gateway__close_leader", "glue_gateway_close_leader"),
             ("gateway__close", "glue_gateway_close"),
         ],
     ),
@@ -113,17 +115,28 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
+    ("src/vfs.c", &[]),
     ("src/tracing.c", &[("getenv", "glue_getenv")]),
 ];
 
-/// Limits of the engine that are too low: (file, name, the line that defines it, the value it gets).
-const LIMITS: &[(&str, &str, &str, &str)] = &[
+/// Lines of the engine that no macro reaches: (file, name of the cure, the line, what stands there instead).
+const LINES: &[(&str, &str, &str, &str)] = &[
     // A snapshot is one message, so no database of more than 500 MiB ever reached another node.
     (
         "src/raft/uv_recv.c",
         "MAX_PAYLOAD_LEN",
         "#define MAX_PAYLOAD_LEN (500 * 1024 * 1024)",
-        "((size_t)64 << 30)",
+        "#define MAX_PAYLOAD_LEN ((size_t)64 << 30)",
+    ),
+    // A WAL of more than 33 MB, that nobody could checkpoint for the readers of it, is looked through from its end; the
+    // parts of its index before that, not mapped yet, were an assertion.
+    (
+        "src/vfs.c",
+        "shm_regions",
+        "PRE(region_index == f->mappedShmRegions.len);",
+        "while (f->mappedShmRegions.len < region_index) { void volatile *before; \
+         int failed = vfsMainFileShmMap(file, f->mappedShmRegions.len, region_size, extend, &before); \
+         if (failed != SQLITE_OK || before == NULL) { *out = NULL; return failed; } }",
     ),
 ];
 
@@ -182,6 +195,7 @@ fn left_out() -> Result<Vec<String>> {
         .iter()
         .flat_map(|(_, functions)| functions.iter().map(|(theirs, _)| *theirs));
     let known: Vec<&str> = replaced
+        .chain(LINES.iter().map(|(_, name, ..)| *name))
         .chain(WRAPPED.iter().chain(CURES_IN_C).chain(CURES_IN_RUST).copied())
         .collect();
     println!(
@@ -288,7 +302,7 @@ fn compile_engine(engine: &Path, includes: &[PathBuf], without: &[String]) -> Re
         let file = engine.join(name);
         let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let mut changed = engine_compiler(includes);
-        changed.file(with_limits(name, &file, &text)?);
+        changed.file(with_lines(name, &file, &text, without)?);
         if let Some(dir) = file.parent() {
             changed.flag("-iquote").flag(dir);
         }
@@ -306,16 +320,17 @@ fn compile_engine(engine: &Path, includes: &[PathBuf], without: &[String]) -> Re
     Ok(objects)
 }
 
-/// The file itself, or a copy with other limits.
-fn with_limits(name: &str, file: &Path, text: &str) -> Result<PathBuf> {
+/// The file itself, or a copy with other lines.
+fn with_lines(name: &str, file: &Path, text: &str, without: &[String]) -> Result<PathBuf> {
     let mut changed = text.to_owned();
-    for (_, limit, line, value) in LIMITS.iter().filter(|(of, ..)| *of == name) {
+    let left_out = |cure: &str| without.iter().any(|name| name == cure);
+    for (_, cure, line, instead) in LINES.iter().filter(|(of, cure, ..)| *of == name && !left_out(cure)) {
         if !text.contains(line) {
             return Err(
-                format!("{name} no longer has the line {line}: LIMITS in build.rs does not fit this dqlite").into(),
+                format!("{name} no longer has the line {line}: {cure} in build.rs does not fit this dqlite").into(),
             );
         }
-        changed = changed.replace(line, &format!("#define {limit} {value}"));
+        changed = changed.replace(line, instead);
     }
     if changed == text {
         return Ok(file.to_owned());

@@ -80,6 +80,9 @@ pub(crate) const CACHED_STATEMENTS: usize = 16;
 pub(crate) const GROUP: usize = 64;
 pub(crate) const GROUP_BYTES: usize = 1 << 20;
 
+/// What must be left of its time for a call to run the statements of others with its own.
+pub(crate) const GROUP_TIME: Duration = Duration::from_secs(2);
+
 /// How long behind its deadline a call waits for the result of its statement that others are about to commit.
 pub(crate) const GROUP_GRACE: Duration = Duration::from_millis(100);
 

@@ -83,12 +83,15 @@ impl Group {
 
     /// Those who wait, as many as one transaction shall hold, `own` among them. The others, and who comes from now on, wait
     /// for the next leader.
-    pub(super) fn take(&self, own: &Arc<Ticket>) -> Vec<Arc<Ticket>> {
+    pub(super) fn take(&self, own: &Arc<Ticket>, deadline: Instant) -> Vec<Arc<Ticket>> {
         let mut queue = self.0.lock();
         // In the order in which they came, behind the one that has to be among them.
         queue.waiting.sort_by_key(|ticket| !Arc::ptr_eq(ticket, own));
         let mut bytes = 0;
-        let fits = queue.waiting.iter().take(limits::GROUP).take_while(|ticket| {
+        // Who has waited long has little time left, and the others' statements would run within it.
+        let hurried = deadline < Instant::now() + limits::GROUP_TIME;
+        let most = if hurried { 1 } else { limits::GROUP };
+        let fits = queue.waiting.iter().take(most).take_while(|ticket| {
             bytes += ticket.sql.len();
             bytes <= limits::GROUP_BYTES
         });
@@ -157,7 +160,7 @@ pub(super) fn serve(
 }
 
 fn run(session: &mut Session, sqls: &[&str], deadline: Instant) -> Vec<Result<Changes>> {
-    let together = sqls.len() > 1 && !session.in_transaction();
+    let together = sqls.len() > 1 && !session.in_transaction() && !session.is_tainted();
     let mut results = if together {
         commit_together(session, sqls, deadline)
     } else {

@@ -109,7 +109,7 @@ impl Database {
             Some(Turn::Done(result)) => result,
             Some(Turn::Lead) => {
                 let mut session = self.lock(deadline).inspect_err(|_| self.group.resign(&ticket))?;
-                let changes = group::serve(&mut session, &self.group.take(&ticket), &ticket, deadline);
+                let changes = group::serve(&mut session, &self.group.take(&ticket, deadline), &ticket, deadline);
                 self.private.store(session.in_transaction(), Ordering::Release);
                 changes
             }

@@ -88,24 +88,18 @@ static bool deletes(const struct vfsTransaction *transaction)
 	return page != NULL && transaction->page_numbers[0] == 1 && memcmp(page + 28, none, sizeof none) == 0;
 }
 
-static bool same_database(sqlite3 *one, sqlite3 *other)
-{
-	sqlite3_vfs *vfs_of_one = NULL;
-	sqlite3_vfs *vfs_of_other = NULL;
-	sqlite3_file_control(one, NULL, SQLITE_FCNTL_VFS_POINTER, &vfs_of_one);
-	sqlite3_file_control(other, NULL, SQLITE_FCNTL_VFS_POINTER, &vfs_of_other);
-	return vfs_of_one == vfs_of_other &&
-	       strcmp(sqlite3_db_filename(one, NULL), sqlite3_db_filename(other, NULL)) == 0;
-}
-
 int glue_close_conn(sqlite3 *conn);
 
 /* With the mutex held: the link that points to the entry of the database that `conn` has open, or NULL. */
 static struct kept **find_same(sqlite3 *conn)
 {
+	sqlite3_vfs *vfs = NULL;
+	sqlite3_file_control(conn, NULL, SQLITE_FCNTL_VFS_POINTER, &vfs);
+	const char *name = sqlite3_db_filename(conn, NULL);
 	for (size_t i = 0; i < BUCKETS; i++) {
 		for (struct kept **link = &buckets[i]; *link != NULL; link = &(*link)->next) {
-			if (same_database((*link)->conn, conn)) {
+			/* Not by asking the other connection, which may be that of a lost node and locked for ever. */
+			if ((*link)->db->vfs == vfs && strcmp((*link)->db->filename, name) == 0) {
 				return link;
 			}
 		}
@@ -203,6 +197,29 @@ int glue_fsm_close(sqlite3 *conn)
 	}
 	pthread_mutex_unlock(&mutex);
 	return kept != NULL ? SQLITE_OK : glue_close_conn(conn);
+}
+
+/*
+ * Stands in for VfsCheckpoint in fsm.c, with which a snapshot begins. A connection maps the parts of the WAL's index that it
+ * first needs during a checkpoint for itself alone, and what others write there later it does not see. A kept one may have
+ * done that, so a fresh one does it. (Within VfsApply the index is made anew before, so there the kept one may.)
+ */
+int glue_fsm_checkpoint(sqlite3 *conn);
+int glue_fsm_checkpoint(sqlite3 *conn)
+{
+	pthread_mutex_lock(&mutex);
+	bool kept = find_conn(conn) != NULL;
+	pthread_mutex_unlock(&mutex);
+	if (!kept) {
+		return VfsCheckpoint(conn);
+	}
+	sqlite3 *fresh;
+	int rv = db__open(last.db, &fresh);
+	if (rv == SQLITE_OK) {
+		rv = VfsCheckpoint(fresh);
+		glue_close_conn(fresh);
+	}
+	return rv;
 }
 
 void glue_db_close(struct db *db);

@@ -80,6 +80,8 @@ struct glue_lease {
 };
 struct glue_lease *glue_lease_of(struct raft *raft);
 void glue_lease_end(struct glue_lease *lease);
+/* Whether this thread's raft is stepping down just now, and calls itself leader still. */
+bool glue_is_falling(void);
 /* What was read just now is true without asking the others. */
 bool glue_lease_covers(struct raft *raft);
 /* Any thread: the engine was given this socket as its link to a peer. */
@@ -96,6 +98,8 @@ void glue_transfers_detach(struct glue_transfers *transfers);
 void glue_transfers_free(struct glue_transfers *transfers);
 /* Those of the node that this thread, its loop's, belongs to. */
 struct glue_transfers *glue_transfers_here(void);
+/* Whether that node leads. */
+bool glue_leads_here(void);
 
 /*
  * How statements of one kind did so far, to know which may run on the loop's thread (quick.c); of that thread only.

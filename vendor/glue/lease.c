@@ -45,11 +45,17 @@ void glue_lease_end(struct glue_lease *lease)
 	*lease = (struct glue_lease){ .refreshing = lease->refreshing };
 }
 
+/* While raft steps down; see below. */
+static __thread bool falling;
+
+/* Half of the default election timeout: the latency option may be another on each node, and the others' is what counts. */
+enum { LONGEST_MS = 1500 };
+
 /* How long reads are still covered, in ms. The lease is half an election timeout: the clocks of hosts differ a little. */
 static uint64_t time_left(struct raft *raft, struct glue_lease *lease)
 {
-	uint64_t length = raft->election_timeout / 2;
-	if (raft->state != RAFT_LEADER) {
+	uint64_t length = raft->election_timeout / 2 < LONGEST_MS ? raft->election_timeout / 2 : LONGEST_MS;
+	if (raft->state != RAFT_LEADER || falling) {
 		return 0;
 	}
 	if (leads_alone(raft)) {
@@ -82,12 +88,44 @@ static void note(struct raft *raft, raft_index before, uint64_t began)
 	}
 }
 
+/*
+ * While a leader steps down its requests fail, one after another. raft calls itself leader until that is over, although its
+ * term may be the next leader's already and its table of followers is freed: a writer that waited for one that failed would
+ * have its entry appended under a false term. So nothing is appended then.
+ */
+bool glue_is_falling(void)
+{
+	return falling;
+}
+
+static void apply_ended(struct raft_apply *req, int status)
+{
+	raft_apply_cb cb = (raft_apply_cb)req->data;
+	bool outer = falling;
+	falling = outer || status == RAFT_LEADERSHIPLOST;
+	cb(req, status);
+	falling = outer;
+}
+
+static void barrier_ended(struct raft_barrier *req, int status)
+{
+	raft_barrier_cb cb = (raft_barrier_cb)req->data;
+	bool outer = falling;
+	falling = outer || status == RAFT_LEADERSHIPLOST;
+	cb(req, status);
+	falling = outer;
+}
+
 int glue_apply(struct raft *, struct raft_apply *, const struct raft_buffer[], unsigned, raft_apply_cb);
 int glue_apply(struct raft *raft, struct raft_apply *req, const struct raft_buffer bufs[], unsigned n, raft_apply_cb cb)
 {
 	raft_index before = logLastIndex(raft->log);
 	uint64_t began = now_ms();
-	int rv = raft_apply(raft, req, bufs, n, cb);
+	if (falling) {
+		return RAFT_NOTLEADER;
+	}
+	req->data = (void *)cb;
+	int rv = raft_apply(raft, req, bufs, n, apply_ended);
 	note(raft, before, began);
 	return rv;
 }
@@ -97,30 +135,39 @@ int glue_barrier(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb
 {
 	raft_index before = logLastIndex(raft->log);
 	uint64_t began = now_ms();
-	int rv = raft_barrier(raft, req, cb);
+	if (falling) {
+		return RAFT_NOTLEADER;
+	}
+	req->data = (void *)cb;
+	int rv = raft_barrier(raft, req, barrier_ended);
 	note(raft, before, began);
 	return rv;
 }
 
+struct refresh {
+	struct raft_barrier barrier;
+	struct glue_lease *lease;
+};
+
 static void refreshed(struct raft_barrier *barrier, int status)
 {
-	struct glue_lease *lease = barrier->data;
+	struct refresh *refresh = (struct refresh *)barrier;
 	(void)status;
-	lease->refreshing = false;
-	raft_free(barrier);
+	refresh->lease->refreshing = false;
+	raft_free(refresh);
 }
 
 /* Ahead of time, so that where much is read and nothing written no read has to wait. */
 static void refresh(struct raft *raft, struct glue_lease *lease)
 {
-	struct raft_barrier *barrier;
-	if (lease->refreshing || (barrier = raft_malloc(sizeof *barrier)) == NULL) {
+	struct refresh *refresh;
+	if (lease->refreshing || (refresh = raft_malloc(sizeof *refresh)) == NULL) {
 		return;
 	}
-	barrier->data = lease;
+	refresh->lease = lease;
 	lease->refreshing = true;
-	if (glue_barrier(raft, barrier, refreshed) != 0) {
-		refreshed(barrier, RAFT_NOTLEADER);
+	if (glue_barrier(raft, &refresh->barrier, refreshed) != 0) {
+		refreshed(&refresh->barrier, RAFT_NOTLEADER);
 	}
 }
 

@@ -203,7 +203,8 @@ static void resume_replication(struct raft *raft, const char *address)
 {
 	for (unsigned i = 0; raft->state == RAFT_LEADER && i < raft->configuration.n; i++) {
 		const struct raft_server *server = &raft->configuration.servers[i];
-		if (server->id == raft->id || strcmp(server->address, address) != 0) {
+		bool spare = server->role == RAFT_SPARE && server->id != raft->leader_state.promotee_id;
+		if (server->id == raft->id || spare || strcmp(server->address, address) != 0) {
 			continue;
 		}
 		if (progressState(raft, i) == PROGRESS__PIPELINE) {

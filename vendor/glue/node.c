@@ -12,6 +12,7 @@
 #include "../include/dqlite.h"
 #include "conn.h"
 #include "fsm.h"
+#include "protocol.h"
 #include "raft.h"
 #include "server.h"
 #include "transport.h"
@@ -49,6 +50,11 @@ struct glue_loop *glue_loop_of_raft(struct raft *raft)
 {
 	struct dqlite_node *engine = (struct dqlite_node *)((char *)raft - offsetof(struct dqlite_node, raft));
 	return owner_of(engine)->loop;
+}
+
+bool glue_leads_here(void)
+{
+	return glue_guard_top->node->engine->raft.state == RAFT_LEADER;
 }
 
 struct glue_transfers *glue_transfers_here(void)
@@ -296,8 +302,7 @@ int glue_transport_write(struct transport *transport, uv_buf_t *buf, transport_w
 	return transport__write(transport, buf, write_done);
 }
 
-void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb);
-void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb)
+static void end_write(struct gateway *gateway)
 {
 	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
 	uv_os_fd_t fd;
@@ -305,6 +310,23 @@ void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb)
 	if (writing && uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0) {
 		shutdown(fd, SHUT_RDWR);
 	}
+}
+
+/* The same for rows that are half read when the lead is lost: they hold a lock, and no snapshot could be installed. */
+void glue_gateway_close_leader(struct gateway *gateway);
+void glue_gateway_close_leader(struct gateway *gateway)
+{
+	const struct handle *req = gateway->req;
+	if (req != NULL && (req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL)) {
+		end_write(gateway);
+	}
+	gateway__close_leader(gateway);
+}
+
+void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb);
+void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb)
+{
+	end_write(gateway);
 	gateway__close(gateway, cb);
 }
 

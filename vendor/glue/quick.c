@@ -139,7 +139,7 @@ static void run(struct exec *exec)
 	struct glue_quick *quick = glue_quick_of(conn->transport.stream->loop);
 	struct glue_past *past = past_of(quick, sqlite3_sql(exec->stmt));
 	bool alone = exec->tail == NULL || exec->tail[0] == '\0';
-	if (past->quick && alone && (!is_query || glue_lease_covers(gateway->raft)) && depth < DEEPEST &&
+	if (past->quick && alone && !glue_is_falling() && (!is_query || glue_lease_covers(gateway->raft)) && depth < DEEPEST &&
 	    !req->cancellation_requested && !req->parameters_bound &&
 	    can_be_taken_back(exec->leader->conn, exec->stmt, is_query)) {
 		uint64_t began = uv_hrtime();

@@ -9,6 +9,8 @@
 #include "raft/log.h"
 #include "raft/progress.h"
 
+#include "internal.h"
+
 bool glue_progress_decrement(struct raft *raft, unsigned i, raft_index rejected, raft_index last_index);
 bool glue_progress_decrement(struct raft *raft, unsigned i, raft_index rejected, raft_index last_index)
 {
@@ -35,7 +37,8 @@ int glue_log_acquire(struct raft_log *log, raft_index index, struct raft_entry *
 	while (rv == 0 && fit < *n && fit < CHUNK_ENTRIES && (fit == 0 || bytes + (*entries)[fit].buf.len <= CHUNK_BYTES)) {
 		bytes += (*entries)[fit++].buf.len;
 	}
-	if (rv != 0 || fit == *n) {
+	/* A follower takes what it was sent, also from a leader that knows no limit: it has counted it already. */
+	if (rv != 0 || fit == *n || !glue_leads_here()) {
 		return rv;
 	}
 	struct raft_entry *rest = raft_calloc(*n - fit, sizeof *rest);

@@ -11,6 +11,7 @@
 
 #include "raft.h"
 #include "raft/uv_fs.h"
+#include "lib/assert.h"
 #include "vfs.h"
 
 static bool is_compressed(const char *dir, const char *name)
@@ -45,5 +46,11 @@ int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
 	struct vfsSnapshot start = *snapshot;
 	start.page_count = snapshot->page_count > 0 ? 1 : 0;
 	int rv = VfsRestore(conn, &start);
-	return rv != SQLITE_OK ? rv : VfsRestore(conn, snapshot);
+	rv = rv != SQLITE_OK ? rv : VfsRestore(conn, snapshot);
+	if (rv != SQLITE_OK) {
+		/* raft counts the snapshot as installed: it would apply nothing more, and say nothing. From the disk it works. */
+		dqlite_fail("the snapshot from the leader could be installed; starting the node again installs it", __FILE__,
+			    __LINE__, __func__);
+	}
+	return rv;
 }
