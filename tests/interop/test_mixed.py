@@ -190,6 +190,23 @@ def test_leader_killed(place, order, capsys):
     place.check_processes()
 
 
+def test_ours_was_away_under_a_leader_of_theirs(place):
+    """go-dqlite sends all that a member lacks in one message, more than ours would put into one."""
+    nodes = start(place, "theirs theirs ours")
+    place.lead(nodes[0].address)
+    place.sql("CREATE TABLE log (k TEXT, large BLOB)")
+    nodes[2].kill()
+    for number in range(20):
+        place.sql(f"INSERT INTO log VALUES ({number}, zeroblob(900000))")
+    nodes[2] = place.start("ours", nodes[2].address)
+    assert nodes[2].put("after", "it came back")
+    place.lead(nodes[2].address)
+    assert nodes[2].get("after") == "it came back"
+    place.sql("INSERT INTO log VALUES ('last', zeroblob(900000))")
+    check_everywhere(place)
+    place.check_processes()
+
+
 @pytest.mark.parametrize("end", ["stop", pytest.param("kill", marks=pytest.mark.long)])
 def test_upgrade_in_place_and_back(place, end, capsys):
     """Node by node from theirs to ours, and one back again, on the same directories and under writes."""
