@@ -740,12 +740,14 @@ int dqlitepy_node_set_snapshot_compression(dqlitepy_handle handle, int enabled);
 
 /**
  * Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
- * that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
+ * that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s. The same on every member of a cluster: a leader that is cut off
+ * reads for as long as its own timer allows, and must not outlast another member's.
  *
  * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
  * Does not block. Since 0.1.0.
  */
-int dqlitepy_node_set_network_latency_ms(dqlitepy_handle handle, unsigned int ms);
+int dqlitepy_node_set_network_latency_ms(dqlitepy_handle handle,
+                                         unsigned int ms);
 
 /**
  * Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.

@@ -72,7 +72,8 @@ pub extern "C" fn dqlitepy_node_set_snapshot_compression(handle: dqlitepy_handle
 }
 
 /// Sets the one-way network latency that raft's timers are made for, 1 to 3600000 milliseconds: elections after 15 times
-/// that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s.
+/// that, heartbeats every 1.5 times. Unless set, 3 s and 0.5 s. The same on every member of a cluster: a leader that is cut off
+/// reads for as long as its own timer allows, and must not outlast another member's.
 ///
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.1.0.
