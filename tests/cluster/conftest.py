@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import harness  # noqa: E402
 
 # Longer than any test's own deadlines add up to; a hang shows where it is.
-TEST_SECONDS = int(os.environ.get("CLUSTER_TEST_SECONDS", "300"))
+TEST_SECONDS = float(os.environ.get("CLUSTER_TEST_SECONDS", "300")) + float(os.environ.get("CLUSTER_SOAK", "0"))
 
 
 def pytest_report_header():
