@@ -28,6 +28,26 @@ extern "C" {
 
 
 /**
+ * Calls on nodes and sessions; 30000 ms as it comes. Since 0.2.0.
+ */
+#define DQLITEPY_FOR_CALLS 1
+
+/**
+ * Calls on clients; 10000 ms as it comes. Since 0.2.0.
+ */
+#define DQLITEPY_FOR_CLIENTS 2
+
+/**
+ * dqlitepy_node_start; 30000 ms as it comes. Since 0.2.0.
+ */
+#define DQLITEPY_FOR_START 3
+
+/**
+ * dqlitepy_node_stop and the destroy of a node that runs; 30000 ms as it comes. Since 0.2.0.
+ */
+#define DQLITEPY_FOR_STOP 4
+
+/**
  * Details for whoever looks for a fault. Since 0.2.0.
  */
 #define DQLITEPY_LOG_DEBUG 1
@@ -401,13 +421,20 @@ int dqlitepy_client_create(const char *addresses_csv,
                            dqlitepy_handle *handle_out);
 
 /**
- * Sets how long a call on the client may take in all, in milliseconds; 10000 unless set or 0. It acts on calls that begin
- * later.
+ * Sets how long a call on the client may take in all, in milliseconds; unless set or with 0 what
+ * dqlitepy_set_default_timeout says, 10000 as it comes. It acts on calls that begin later.
  *
  * Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.2.0.
  */
-int dqlitepy_client_set_timeout(dqlitepy_handle handle,
-                                unsigned int msecs);
+int dqlitepy_client_set_timeout(dqlitepy_handle handle, unsigned int msecs);
+
+/**
+ * Ends the calls that are under way on the client in other threads; without them it does nothing.
+ *
+ * They return DQLITEPY_INTERRUPTED, which means that nothing was changed, or DQLITEPY_UNKNOWN; one that has its answer keeps
+ * it. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Since 0.2.0.
+ */
+int dqlitepy_client_interrupt(dqlitepy_handle handle);
 
 /**
  * Closes a client. Its calls that are under way end by their own deadline.
@@ -535,6 +562,17 @@ int dqlitepy_last_sqlite_code(void);
 const char *dqlitepy_engine_version(void);
 
 /**
+ * Sets for the whole process how long a call may take, in milliseconds, where its handle was told nothing else
+ * (dqlitepy_node_set_timeout and its like).
+ *
+ * `what` is DQLITEPY_FOR_CALLS, DQLITEPY_FOR_CLIENTS, DQLITEPY_FOR_START or DQLITEPY_FOR_STOP; `msecs` 0 restores what it was
+ * as it came. It acts on calls that begin later, on any handle. Returns DQLITEPY_OK, DQLITEPY_INVALID (what) or
+ * DQLITEPY_MISUSE (in a forked child). Does not block. Since 0.2.0.
+ */
+int dqlitepy_set_default_timeout(int what,
+                                 unsigned int msecs);
+
+/**
  * Frees a string that a function of this library returned.
  *
  * `ptr` may be NULL; otherwise it must come from this library and not be used again. The result of
@@ -635,9 +673,12 @@ int dqlitepy_node_create_with_cluster(dqlitepy_node_id id,
 /**
  * Starts the node. If it runs in this process already under another handle, this handle joins it.
  *
- * Blocks until the node serves. On failure the directory is as it was before.
+ * Blocks until the node serves, 30 s at most (dqlitepy_node_set_start_timeout). On failure the directory is as it was
+ * before. After DQLITEPY_TIMEOUT (loading the log takes longer, or the disk does not answer), DQLITEPY_NOLEADER (not joined
+ * yet) and DQLITEPY_INTERRUPTED the node goes on in the background: start waits again, stop and destroy end it.
  * Returns DQLITEPY_OK, DQLITEPY_INVALID (address, directory, identity), DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (running
- * already) or DQLITEPY_INTERNAL (port or directory in use, damaged files; the message names them). Since 0.1.0.
+ * already), DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_TIMEOUT, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL (port or
+ * directory in use, damaged files; the message names them). Since 0.1.0.
  */
 int dqlitepy_node_start(dqlitepy_handle handle);
 
@@ -652,8 +693,9 @@ int dqlitepy_node_handover(dqlitepy_handle handle);
 /**
  * Stops the node, for every handle that stands for it. Calls under way return DQLITEPY_SHUTDOWN. It can be started again.
  *
- * Blocks until the engine has stopped, 30 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
- * DQLITEPY_MISUSE (never started), DQLITEPY_STOPPED, DQLITEPY_TIMEOUT (it goes on stopping) or DQLITEPY_INTERNAL.
+ * Blocks until the engine has stopped, 30 s at most (dqlitepy_node_set_stop_timeout). Returns DQLITEPY_OK,
+ * DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (never started), DQLITEPY_STOPPED, DQLITEPY_TIMEOUT (it goes on
+ * stopping in the background) or DQLITEPY_INTERNAL.
  * Since 0.1.0.
  */
 int dqlitepy_node_stop(dqlitepy_handle handle);
@@ -661,9 +703,21 @@ int dqlitepy_node_stop(dqlitepy_handle handle);
 /**
  * Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
  *
- * An unknown handle is ignored. Blocks until the engine has stopped, 30 s at most. Since 0.1.0.
+ * An unknown handle is ignored. Blocks until the engine has stopped, 30 s at most (dqlitepy_node_set_stop_timeout); it then
+ * goes on stopping in the background. Since 0.1.0.
  */
 void dqlitepy_node_destroy(dqlitepy_handle handle);
+
+/**
+ * Ends the calls that are under way on the node's handle in other threads, those that wait for their turn included;
+ * without them it does nothing. Sessions and other handles are left alone.
+ *
+ * They return DQLITEPY_INTERRUPTED, which means that nothing was changed, DQLITEPY_UNKNOWN, or inside a transaction
+ * DQLITEPY_TRANSACTION_LOST, because the connection is ended; one that has its answer keeps it. What ran on a node of this
+ * process stops, and its locks are free within a second. A start returns and goes on in the background; stop and destroy
+ * are not interrupted. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a node). Since 0.2.0.
+ */
+int dqlitepy_node_interrupt(dqlitepy_handle handle);
 
 /**
  * Opens a database, creating it if it does not exist, and makes it the one that exec and query of this handle work on.
@@ -672,7 +726,7 @@ void dqlitepy_node_destroy(dqlitepy_handle handle);
  * session of its own: a transaction that is open in one stays open when another one is opened.
  * Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout).
  * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
- * DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED or DQLITEPY_INTERNAL. Since 0.1.0.
+ * DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_node_open_db(dqlitepy_handle handle, const char *db_name);
 
@@ -686,7 +740,7 @@ int dqlitepy_node_open_db(dqlitepy_handle handle, const char *db_name);
  * most (dqlitepy_node_set_timeout).
  * Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE,
  * DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY,
- * DQLITEPY_TRANSACTION_LOST or DQLITEPY_INTERNAL. Since 0.1.0.
+ * DQLITEPY_TRANSACTION_LOST, DQLITEPY_SETTINGS_LOST, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.1.0.
  */
 int dqlitepy_node_exec(dqlitepy_handle handle,
                        const char *sql,
@@ -750,12 +804,31 @@ int dqlitepy_node_set_network_latency_ms(dqlitepy_handle handle,
                                          unsigned int ms);
 
 /**
- * Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
+ * Sets how long a call on the node may take in all, in milliseconds; unless set or with 0 what
+ * dqlitepy_set_default_timeout says, 30000 as it comes. dqlitepy_node_start and _stop have limits of their own.
  *
  * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
  * Does not block. Since 0.2.0.
  */
 int dqlitepy_node_set_timeout(dqlitepy_handle handle, unsigned int msecs);
+
+/**
+ * Sets how long each later start may take in all, in milliseconds; unless set or with 0 what dqlitepy_set_default_timeout
+ * says, 30000 as it comes.
+ *
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID (not a node) or DQLITEPY_NOTFOUND. Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_start_timeout(dqlitepy_handle handle,
+                                    unsigned int msecs);
+
+/**
+ * Sets how long each later stop, and the destroy of a node that runs, may take in all, in milliseconds; unless set or with 0
+ * what dqlitepy_set_default_timeout says, 30000 as it comes.
+ *
+ * Returns DQLITEPY_OK, DQLITEPY_INVALID (not a node) or DQLITEPY_NOTFOUND. Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_stop_timeout(dqlitepy_handle handle,
+                                   unsigned int msecs);
 
 /**
  * Sets how many members of the cluster vote, 1 or more; 3 unless set. Every node of a cluster needs the same number: the
@@ -1249,7 +1322,8 @@ int dqlitepy_session_in_transaction(dqlitepy_handle session, int *inside_out);
 int dqlitepy_session_interrupt(dqlitepy_handle session);
 
 /**
- * Sets how long each later call on the session may take in all, in milliseconds; 30000 unless set or 0.
+ * Sets how long each later call on the session may take in all, in milliseconds; unless set or with 0 what
+ * dqlitepy_set_default_timeout says, 30000 as it comes.
  *
  * With rows it counts anew for each call that reads. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or
  * DQLITEPY_INVALID. Since 0.2.0.

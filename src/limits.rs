@@ -1,16 +1,81 @@
 //! Every bound of the library, with its reason.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// What a call on a node may take in all. Long enough for a large transaction on a slow disk, short enough that a caller
-/// who has no other thread gets an answer; `dqlitepy_node_set_timeout` changes it.
-pub(crate) const NODE_CALL: Duration = Duration::from_secs(30);
+/// A bound that the host can change for the process.
+pub(crate) struct Settable {
+    usual_ms: u32,
+    /// 0: as usual.
+    set_ms: AtomicU32,
+}
+
+impl Settable {
+    const fn new(usual_ms: u32) -> Self {
+        Self {
+            usual_ms,
+            set_ms: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn set(&self, ms: u32) {
+        self.set_ms.store(ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> Duration {
+        let ms = match self.set_ms.load(Ordering::Relaxed) {
+            0 => self.usual_ms,
+            set => set,
+        };
+        Duration::from_millis(ms.into())
+    }
+}
+
+/// The bound of one handle: its own if it was given one, else the process's, whatever that is at the time.
+pub(crate) struct Timeout {
+    own_ms: AtomicU32,
+    otherwise: &'static Settable,
+}
+
+impl Timeout {
+    pub(crate) const fn new(otherwise: &'static Settable) -> Self {
+        Self {
+            own_ms: AtomicU32::new(0),
+            otherwise,
+        }
+    }
+
+    /// 0: as the process's.
+    pub(crate) fn set(&self, ms: u32) {
+        self.own_ms.store(ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> Duration {
+        match self.own_ms.load(Ordering::Relaxed) {
+            0 => self.otherwise.get(),
+            own => Duration::from_millis(own.into()),
+        }
+    }
+}
+
+impl Clone for Timeout {
+    fn clone(&self) -> Self {
+        Self {
+            own_ms: AtomicU32::new(self.own_ms.load(Ordering::Relaxed)),
+            otherwise: self.otherwise,
+        }
+    }
+}
+
+/// What a call on a node or a session may take in all. Long enough for a large transaction on a slow disk, short enough
+/// that a caller who has no other thread gets an answer.
+pub(crate) static NODE_CALL: Settable = Settable::new(30_000);
 
 /// What a call on a client may take in all, finding the leader included.
-pub(crate) const CLIENT_CALL: Duration = Duration::from_secs(10);
+pub(crate) static CLIENT_CALL: Settable = Settable::new(10_000);
 
-/// What a start may take, waiting for the cluster included; the node then goes on trying in the background.
-pub(crate) const START: Duration = Duration::from_secs(30);
+/// What a start may take, loading the log and waiting for the cluster included; the node then goes on in the background.
+pub(crate) static START: Settable = Settable::new(30_000);
 
 /// How long one node may take to say who leads. A host that swallows packets must not use up the whole call.
 pub(crate) const PROBE: Duration = Duration::from_secs(2);
@@ -33,7 +98,7 @@ pub(crate) const CHANGE: Duration = Duration::from_secs(5);
 pub(crate) const GIVE_LEAD: Duration = Duration::from_secs(2);
 
 /// How long the engine may take to stop before the caller gets its thread back.
-pub(crate) const STOP: Duration = Duration::from_secs(30);
+pub(crate) static STOP: Settable = Settable::new(30_000);
 
 /// What other threads of one handle may wait for, in the engine's queue of writers.
 pub(crate) const BUSY_TIMEOUT_MS: u32 = 5_000;

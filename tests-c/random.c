@@ -245,6 +245,68 @@ static void use(struct actor *who)
 	}
 }
 
+/* A statement that is kept: made, run some times, finalized; or refused where its session is no good. */
+static void use_a_statement(struct actor *who)
+{
+	dqlitepy_handle statement = 0;
+	int n = who->node, locked = is_locked(who), works = !who->broken && nodes[n].state == RUNNING;
+	int made = dqlitepy_session_prepare(who->handle, "INSERT INTO t VALUES(?)", -1, &statement, NULL);
+	expect("prepare", made, works ? 0 : -1);
+	if (made != 0) {
+		CHECK_INT(statement, 0);
+		return;
+	}
+	fresh(statement);
+	expect("a parameter that is not there", dqlitepy_statement_bind_int64(statement, 2, 1), -1);
+	for (int i = below(3); i >= 0; i--) {
+		CHECK_OK(dqlitepy_statement_bind_int64(statement, 1, i));
+		expect("statement_exec", dqlitepy_statement_exec(statement, NULL, NULL), locked ? 1005 : 0);
+		if (!locked && who->inside)
+			who->pending++;
+		else if (!locked)
+			nodes[n].rows++;
+	}
+	CHECK_OK(dqlitepy_statement_finalize(statement));
+	forget(statement);
+	expect("a finalized statement", dqlitepy_statement_exec(statement, NULL, NULL), DQLITEPY_NOTFOUND);
+}
+
+/* Who leads, as a client of one node sees it. */
+static void ask_a_client(int n)
+{
+	dqlitepy_handle client = 0;
+	char *text = NULL;
+	CHECK_OK(dqlitepy_client_create(nodes[n].address, &client));
+	fresh(client);
+	CHECK_OK(dqlitepy_client_set_timeout(client, nodes[n].state == RUNNING ? 0 : 20));
+	expect("client_leader", dqlitepy_client_leader(client, &text), nodes[n].state == RUNNING ? 0 : DQLITEPY_NOLEADER);
+	if (text != NULL)
+		CHECK_TEXT(text, nodes[n].address);
+	dqlitepy_free(text);
+	CHECK_OK(dqlitepy_client_interrupt(client)); /* nothing is under way */
+	expect("a member that is not there", dqlitepy_client_remove(client, 99), nodes[n].state == RUNNING ? DQLITEPY_NOTFOUND : -1);
+	CHECK_OK(dqlitepy_client_close(client));
+	forget(client);
+}
+
+/* Options are for nodes that do not run; limits and interrupts of what is not under way are for all and do nothing. */
+static void set_something(int n)
+{
+	dqlitepy_handle handle = nodes[n].self.handle;
+	int running = nodes[n].state == RUNNING;
+	if (nodes[n].state == NONE)
+		return;
+	switch (below(7)) {
+	case 0: expect("an option", dqlitepy_node_set_busy_timeout(handle, BUSY_MS), running ? DQLITEPY_MISUSE : 0); break;
+	case 1: expect("an option", dqlitepy_node_set_timeout(handle, 0), running ? DQLITEPY_MISUSE : 0); break;
+	case 2: expect("a bad option", dqlitepy_node_set_voters(handle, 0), running ? DQLITEPY_MISUSE : DQLITEPY_INVALID); break;
+	case 3: CHECK_OK(dqlitepy_node_set_start_timeout(handle, below(2) ? 0 : 20000)); break;
+	case 4: CHECK_OK(dqlitepy_node_set_stop_timeout(handle, below(2) ? 0 : 20000)); break;
+	case 5: CHECK_OK(dqlitepy_node_interrupt(handle)); break;
+	default: expect("a limit of nothing", dqlitepy_set_default_timeout(5 + below(100), 1), DQLITEPY_INVALID);
+	}
+}
+
 /* Numbers that stand for nothing, or for something else than the function takes. */
 static void wrong_handle(void)
 {
@@ -256,7 +318,7 @@ static void wrong_handle(void)
 	if (is_session)
 		handle = sessions[0].handle;
 	int got;
-	switch (below(9)) {
+	switch (below(13)) {
 	case 0: got = dqlitepy_node_start(handle); break;
 	case 1: got = dqlitepy_node_stop(handle); break;
 	case 2: got = dqlitepy_node_exec(handle, "SELECT 1", NULL, NULL); break;
@@ -265,6 +327,10 @@ static void wrong_handle(void)
 	case 5: got = dqlitepy_session_open(handle, "a", &out); CHECK_INT(out, 0); break;
 	case 6: got = dqlitepy_rows_step(handle); break;
 	case 7: got = dqlitepy_statement_exec(handle, NULL, NULL); break;
+	case 8: got = dqlitepy_node_interrupt(handle); break;
+	case 9: got = dqlitepy_client_interrupt(handle); break;
+	case 10: got = dqlitepy_node_set_start_timeout(handle, 1); break;
+	case 11: got = dqlitepy_client_set_timeout(handle, 1); break;
 	default: got = dqlitepy_client_close(handle);
 	}
 	if (got != DQLITEPY_NOTFOUND && got != DQLITEPY_INVALID)
@@ -287,6 +353,15 @@ static void against_a_model(void)
 		case 3: case 4: open_database(n); break;
 		case 5: case 6: session_open_or_close(s); break;
 		case 7: wrong_handle(); break;
+		case 12: set_something(n); break;
+		case 13:
+			if (below(4) == 0)
+				ask_a_client(n);
+			break;
+		case 14:
+			if (sessions[s].handle && nodes[sessions[s].node].is_open)
+				use_a_statement(&sessions[s]);
+			break;
 		case 8: case 9: case 10: case 11:
 			if (nodes[n].state != NONE)
 				use(&nodes[n].self);
@@ -348,7 +423,9 @@ static void *call_anything(void *argument)
 			dqlitepy_rows_close(rows);
 			code = is_known(code) ? 0 : code;
 		} else if (what < 19) {
-			code = dqlitepy_session_interrupt(handle);
+			code = place < 4   ? dqlitepy_node_interrupt(handle)
+			       : place < 8 ? dqlitepy_session_interrupt(handle)
+					   : dqlitepy_client_interrupt(handle);
 		} else if (what < 22) {
 			code = dqlitepy_client_leader(handle, &text);
 		} else if (what < 30) {

@@ -3,7 +3,6 @@
 //! Each is a wish for a state: the one who wishes can look whether it is there. So a change whose answer was lost is looked
 //! up, and may be asked for again.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::conn::{Broken, Conn};
@@ -104,7 +103,7 @@ fn try_lead(connector: &Connector, leader: &str, id: u64, doing: &str, deadline:
             let late = || Error::new(Kind::Timeout, format!("{doing}: {leader} still leads"));
             return Err(failure.take().unwrap_or_else(late));
         }
-        thread::sleep(PAUSE);
+        connector.pause(PAUSE)?;
     }
 }
 
@@ -146,7 +145,9 @@ fn change(
         if Instant::now() + PAUSE >= deadline {
             return Err(unknown.unwrap_or(error));
         }
-        thread::sleep(PAUSE);
+        connector
+            .pause(PAUSE)
+            .map_err(|ended| unknown.clone().unwrap_or(ended))?;
     }
 }
 

@@ -2,7 +2,8 @@
 //! The rules are those of go-dqlite's connector [client-behaviour 1], with one deadline over all and a list of reasons.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -10,11 +11,11 @@ use parking_lot::Mutex;
 use crate::client::conn::{Broken, Conn};
 use crate::client::members::members;
 use crate::client::search::Search;
-use crate::client::waiting::{Patient, Waiting};
+use crate::client::wake::{Wake, WakeSlot, interrupted};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics::{Count, Metrics};
-use crate::net::{Address, Cause, Stream};
+use crate::net::{self, Address, Cause, Stream};
 use crate::wire::{Request, Response};
 
 /// The node in this process, reached without its door.
@@ -29,11 +30,11 @@ pub(crate) trait Local: Send + Sync {
 /// Where to look for a leader.
 pub(crate) struct Connector {
     ways: Ways,
-    addresses: Vec<Address>,
+    addresses: Arc<[Address]>,
     /// The address of the last leader that was found.
-    remembered: Mutex<Option<String>>,
+    remembered: Arc<Mutex<Option<String>>>,
     /// The same, kept when later it was not found: to notice a change.
-    led_last: Mutex<String>,
+    led_last: Arc<Mutex<String>>,
 }
 
 /// How a node is reached. A copy goes to every thread that asks one.
@@ -41,6 +42,8 @@ pub(crate) struct Connector {
 pub(super) struct Ways {
     local: Option<Arc<dyn Local>>,
     metrics: Arc<Metrics>,
+    /// What the connections are made for, unless whoever asks for one says.
+    call: Arc<WakeSlot>,
 }
 
 /// What one node said, and the connection on which it said so.
@@ -62,11 +65,33 @@ impl Connector {
     /// One that counts what is done through it where others count too.
     pub(crate) fn counted(local: Option<Arc<dyn Local>>, addresses: Vec<Address>, metrics: Arc<Metrics>) -> Self {
         Self {
-            ways: Ways { local, metrics },
-            addresses,
-            remembered: Mutex::new(None),
-            led_last: Mutex::default(),
+            ways: Ways {
+                local,
+                metrics,
+                call: Arc::default(),
+            },
+            addresses: addresses.into(),
+            remembered: Arc::default(),
+            led_last: Arc::default(),
         }
+    }
+
+    /// The same for one call: what is done through it ends with that.
+    pub(crate) fn for_call(&self, call: &Arc<WakeSlot>) -> Self {
+        Self {
+            ways: Ways {
+                call: Arc::clone(call),
+                ..self.ways.clone()
+            },
+            addresses: Arc::clone(&self.addresses),
+            remembered: Arc::clone(&self.remembered),
+            led_last: Arc::clone(&self.led_last),
+        }
+    }
+
+    /// Lets time pass, unless the call is ended meanwhile.
+    pub(super) fn pause(&self, time: Duration) -> Result<()> {
+        self.ways.call.pause(time)
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
@@ -75,11 +100,11 @@ impl Connector {
 
     /// A connection to the leader, and its address.
     pub(crate) fn leader(&self, deadline: Instant) -> Result<(Conn, String)> {
-        self.leader_for(&Patient, deadline)
+        self.leader_for(&self.ways.call, deadline)
     }
 
     /// The same for somebody who may give up earlier.
-    pub(crate) fn leader_for(&self, waiting: &dyn Waiting, deadline: Instant) -> Result<(Conn, String)> {
+    pub(crate) fn leader_for(&self, waiting: &WakeSlot, deadline: Instant) -> Result<(Conn, String)> {
         let found = match self.quickly(waiting, deadline)? {
             Some(found) => Ok(found),
             None => Search::new(&self.ways, self.candidates(), deadline).run(waiting),
@@ -122,9 +147,29 @@ impl Connector {
         }
     }
 
-    /// A connection to that very node, whatever its role.
+    /// A connection to that very node, whatever its role. On a thread, so that whoever waits for it can give it up: a host
+    /// that swallows packets takes all of the time.
     pub(crate) fn dial(&self, address: &str, deadline: Instant) -> Result<Conn> {
-        self.ways.dial(address, deadline)
+        let (ways, wanted) = (self.ways.clone(), address.to_owned());
+        let (reply, replies) = mpsc::channel();
+        let waits = Arc::new(());
+        self.ways.call.watch(Box::new(GivenUp {
+            waits: Arc::downgrade(&waits),
+            reply: reply.clone(),
+        }))?;
+        net::sys::spawn("dqlite-dial", move || {
+            // Nobody may be listening any more.
+            let _ = reply.send(Some(ways.dial(&wanted, deadline)));
+        })
+        .map_err(|error| Error::internal(format!("no thread to connect to {address} on: {error}")))?;
+        match replies.recv() {
+            Ok(Some(dialled)) => {
+                let conn = dialled?;
+                self.ways.call.watch(Box::new(conn.waker()))?;
+                Ok(conn)
+            }
+            _ => self.ways.call.check().and(Err(interrupted())),
+        }
     }
 
     pub(super) fn ways(&self) -> Ways {
@@ -132,10 +177,10 @@ impl Connector {
     }
 
     /// The last leader and this process's node usually know, and asking them costs no thread.
-    fn quickly(&self, waiting: &dyn Waiting, deadline: Instant) -> Result<Option<(Conn, String)>> {
+    fn quickly(&self, waiting: &WakeSlot, deadline: Instant) -> Result<Option<(Conn, String)>> {
         let mut next: VecDeque<String> = self.remembered.lock().iter().cloned().collect();
         next.extend(self.ways.local.iter().map(|local| local.address().to_owned()));
-        if let ([only], true) = (self.addresses.as_slice(), next.is_empty()) {
+        if let ([only], true) = (&*self.addresses, next.is_empty()) {
             next.push_back(only.to_string());
         }
         let mut asked = Vec::new();
@@ -178,10 +223,10 @@ impl Ways {
 
     /// Who leads, as the node at `address` has it; it has to answer within `limit`.
     pub(super) fn ask(&self, address: &str, limit: Duration, deadline: Instant) -> Result<Answer> {
-        self.ask_for(&Patient, address, limit, deadline)
+        self.ask_for(&self.call, address, limit, deadline)
     }
 
-    fn ask_for(&self, waiting: &dyn Waiting, address: &str, limit: Duration, deadline: Instant) -> Result<Answer> {
+    fn ask_for(&self, waiting: &WakeSlot, address: &str, limit: Duration, deadline: Instant) -> Result<Answer> {
         let deadline = deadline.min(Instant::now() + limit);
         let mut conn = self.dial(address, deadline)?;
         waiting.watch(Box::new(conn.waker()))?;
@@ -215,6 +260,23 @@ pub(super) fn who_leads(conn: &mut Conn, deadline: Instant) -> Result<(u64, Stri
     match conn.call(&Request::Leader, deadline).map_err(Broken::into_error)? {
         Response::Node { id, address } => Ok((id, text(address)?)),
         other => Err(unexpected("LEADER", &other)),
+    }
+}
+
+/// Ends the wait for a connection that is being made.
+struct GivenUp {
+    waits: Weak<()>,
+    reply: Sender<Option<Result<Conn>>>,
+}
+
+impl Wake for GivenUp {
+    fn wake(&self) {
+        // It may be there already.
+        let _ = self.reply.send(None);
+    }
+
+    fn is_alive(&self) -> bool {
+        self.waits.strong_count() > 0
     }
 }
 

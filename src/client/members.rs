@@ -1,8 +1,7 @@
 //! The members of a cluster, asked for and changed through its leader.
 
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::client::change;
 use crate::client::conn::{Broken, Conn};
@@ -12,8 +11,9 @@ use crate::client::manage::take_role;
 use crate::client::probe::{Metadata, describe, probe};
 use crate::client::roles;
 use crate::client::roles::Targets;
+use crate::client::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
-use crate::limits;
+use crate::limits::{self, Timeout};
 use crate::metrics::{Call, Snapshot};
 use crate::net::Address;
 use crate::wire::{Request, Response, Role};
@@ -28,7 +28,9 @@ pub(crate) struct Member {
 /// A view on a cluster through a list of addresses.
 pub(crate) struct Client {
     connector: Connector,
-    timeout: Mutex<Duration>,
+    timeout: Timeout,
+    /// Its calls, each in a child.
+    calls: Arc<WakeSlot>,
 }
 
 /// The members as the node at the other end of `conn` knows them; none if it never joined a cluster.
@@ -53,19 +55,31 @@ impl Client {
     pub(crate) fn new(addresses: Vec<Address>) -> Self {
         Self {
             connector: Connector::new(None, addresses),
-            timeout: Mutex::new(limits::CLIENT_CALL),
+            timeout: Timeout::new(&limits::CLIENT_CALL),
+            calls: Arc::default(),
         }
     }
 
-    /// Bounds each call that begins from now on.
-    pub(crate) fn set_timeout(&self, timeout: Duration) {
-        *self.timeout.lock() = timeout;
+    /// Bounds each call that begins from now on; 0: as the process's.
+    pub(crate) fn set_timeout(&self, ms: u32) {
+        self.timeout.set(ms);
     }
 
-    /// Makes a call of somebody who counts.
+    /// Ends the calls that are under way.
+    pub(crate) fn interrupt(&self) {
+        self.calls.interrupt_children();
+    }
+
+    /// Makes a call of somebody who counts, for `interrupt` to end.
     pub(crate) fn counted<T>(&self, call: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let began = Instant::now();
-        let done = call(self);
+        let done = self.calls.call(|slot| {
+            call(&Self {
+                connector: self.connector.for_call(slot),
+                timeout: self.timeout.clone(),
+                calls: Arc::clone(&self.calls),
+            })
+        });
         self.connector
             .metrics()
             .call(Call::Members, began.elapsed(), done.as_ref().err());
@@ -74,6 +88,11 @@ impl Client {
 
     pub(crate) fn figures(&self) -> Snapshot {
         self.connector.metrics().snapshot()
+    }
+
+    /// Waits for something else, for `interrupt` to end.
+    pub(crate) fn wait<T>(&self, body: impl FnOnce(&WakeSlot) -> Result<T>) -> Result<T> {
+        self.calls.call(|slot| body(slot))
     }
 
     /// The leader's address.
@@ -296,7 +315,7 @@ impl Client {
 
     /// When a call that begins now has to be done.
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + *self.timeout.lock()
+        Instant::now() + self.timeout.get()
     }
 }
 

@@ -3,7 +3,8 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `conn` | one connection: a request, its response |
-//! | `connector`, `search`, `waiting` | finding the leader, unless whoever asked gives up |
+//! | `connector`, `search` | finding the leader, unless whoever asked gives up |
+//! | `wake` | ending the calls of a handle from another thread |
 //! | `members` | a client's calls |
 //! | `change` | one change of the members, made for certain |
 //! | `probe` | who of the members is there |
@@ -20,13 +21,13 @@ mod members;
 mod probe;
 mod roles;
 mod search;
-mod waiting;
+mod wake;
 
 pub(crate) use conn::{Body, Broken, Conn, Incoming};
 pub(crate) use connector::{Connector, Local};
 pub(crate) use manage::{adjust_once, give_lead_away, handover};
 pub(crate) use members::{Client, Member, members};
 pub(crate) use roles::Targets;
-pub(crate) use waiting::{Waiting, Wake};
+pub(crate) use wake::{Cancel, Wake, WakeSlot, cancelled, interrupted};
 
 pub(crate) use crate::wire::Role;

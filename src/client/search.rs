@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::client::conn::Conn;
 use crate::client::connector::{Answer, Ways};
 use crate::client::members::{Member, members};
-use crate::client::waiting::{Waiting, Wake};
+use crate::client::wake::{Wake, WakeSlot};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::net::sys;
@@ -84,7 +84,7 @@ impl<'a> Search<'a> {
         search
     }
 
-    pub(super) fn run(mut self, waiting: &dyn Waiting) -> Result<(Conn, String)> {
+    pub(super) fn run(mut self, waiting: &WakeSlot) -> Result<(Conn, String)> {
         waiting.watch(Box::new(Bell {
             search: Arc::downgrade(&self.over),
             news: self.reply.clone(),

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
+use crate::client::WakeSlot;
 use crate::db::session::{Changes, Keep, Session};
 use crate::db::shared::SharedSession;
 use crate::db::sql::{Kind as Sql, OwnedStatement, statements};
 use crate::db::stream::{ResultRows, start};
 use crate::db::value::{Owned, check_total};
-use crate::db::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
 use crate::wire::{Params, Value};
 

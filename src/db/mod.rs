@@ -17,7 +17,6 @@ mod sql;
 mod stream;
 mod transaction;
 mod value;
-mod wake;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::client::Connector;
+use crate::client::{Connector, WakeSlot, interrupted};
 use crate::db::group::{Group, Turn};
 use crate::db::session::{Session, Sink};
 use crate::db::sql::{Kind as Sql, Statement};
@@ -41,7 +40,6 @@ pub(crate) use crate::db::shared::{Mode, SharedSession};
 pub(crate) use crate::db::sql::statements;
 pub(crate) use crate::db::stream::{Next, ResultRows};
 pub(crate) use crate::db::value::check_size;
-pub(crate) use crate::db::wake::{Cancel, WakeSlot, cancelled};
 pub(crate) use crate::wire::Value;
 
 /// What SQLite says when a text that has to be one statement holds more.
@@ -71,11 +69,11 @@ impl Database {
         busy: Duration,
         deadline: Instant,
     ) -> Result<Self> {
-        let mut session = Session::new(Arc::clone(&connector), name.to_owned(), Arc::clone(&wake));
+        let mut session = Session::new(Arc::clone(&connector), name.to_owned(), wake.child()?);
         // A leader of ours has kept the statement waiting for all of this time; one of go-dqlite, or one with another
         // setting, refuses it earlier. What is cut off sees to it that no second wait begins when the first one ends.
         session.set_busy(busy - busy / 20);
-        session.open(deadline)?;
+        endable(&mut session, |session| session.open(deadline))?;
         Ok(Self {
             name: name.to_owned(),
             connector,
@@ -90,6 +88,7 @@ impl Database {
 
     /// Runs all statements of `sql` and reports what the last one of them that changes rows changed.
     pub(crate) fn exec(&self, sql: &str, deadline: Instant) -> Result<Changes> {
+        let interrupts = self.wake.interrupts();
         // Not past those who wait already.
         if !self.group.waits()
             && let Some(mut session) = self.session.try_lock()
@@ -97,19 +96,21 @@ impl Database {
             return self.exec_on(&mut session, sql, deadline);
         }
         if group::groups(sql) {
-            return self.exec_with_others(sql, deadline);
+            return self.exec_with_others(sql, interrupts, deadline);
         }
-        self.exec_on(&mut *self.lock(deadline)?, sql, deadline)
+        self.exec_on(&mut *self.lock(interrupts, deadline)?, sql, deadline)
     }
 
     /// For a statement that found the session busy: it is committed with the others that did.
-    fn exec_with_others(&self, sql: &str, deadline: Instant) -> Result<Changes> {
+    fn exec_with_others(&self, sql: &str, interrupts: u64, deadline: Instant) -> Result<Changes> {
         let ticket = self.group.join(sql);
         match self.group.wait(&ticket, deadline) {
             Some(Turn::Done(result)) => result,
             Some(Turn::Lead) => {
-                let mut session = self.lock(deadline).inspect_err(|_| self.group.resign(&ticket))?;
-                let changes = group::serve(&mut session, &self.group.take(&ticket, deadline), &ticket, deadline);
+                let locked = self.lock(interrupts, deadline);
+                let mut session = locked.inspect_err(|_| self.group.resign(&ticket))?;
+                let taken = self.group.take(&ticket, deadline);
+                let changes = endable(&mut session, |session| group::serve(session, &taken, &ticket, deadline));
                 self.private.store(session.in_transaction(), Ordering::Release);
                 changes
             }
@@ -120,15 +121,19 @@ impl Database {
     fn exec_on(&self, session: &mut Session, sql: &str, deadline: Instant) -> Result<Changes> {
         self.wake.check()?;
         let mut changes = Changes::default();
-        for statement in statements(sql) {
-            let done = session.exec(&statement, deadline);
-            self.note(session, &statement);
-            let done = done?;
-            if matches!(statement.kind, Sql::Insert | Sql::Change) {
-                changes = done;
+        let done = endable(session, |session| {
+            for statement in statements(sql) {
+                let done = session.exec(&statement, deadline);
+                self.note(session, &statement);
+                let done = done?;
+                if matches!(statement.kind, Sql::Insert | Sql::Change) {
+                    changes = done;
+                }
             }
-        }
-        Ok(changes)
+            Ok(())
+        });
+        self.private.store(session.in_transaction(), Ordering::Release);
+        done.map(|()| changes)
     }
 
     /// The rows of the one statement in `sql` as a JSON array of objects; of none: `[]`.
@@ -149,22 +154,24 @@ impl Database {
     }
 
     fn fetch(&self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Result<()> {
+        let interrupts = self.wake.interrupts();
         if let Some(mut session) = self.session.try_lock() {
             return self.fetch_on(&mut session, statement, sink, deadline);
         }
         if statement.spare && !self.private.load(Ordering::Acquire) && !self.tainted.load(Ordering::Acquire) {
             let spare = self.spares.lock().pop();
-            let mut spare = spare.unwrap_or_else(|| {
-                Session::new(Arc::clone(&self.connector), self.name.clone(), Arc::clone(&self.wake))
-            });
-            let fetched = spare.query(statement, sink, deadline);
+            let mut spare = match spare {
+                Some(spare) => spare,
+                None => Session::new(Arc::clone(&self.connector), self.name.clone(), self.wake.child()?),
+            };
+            let fetched = endable(&mut spare, |spare| spare.query(statement, sink, deadline));
             let mut spares = self.spares.lock();
             if spares.len() < limits::SPARES {
                 spares.push(spare);
             }
             return fetched;
         }
-        let mut session = self.lock(deadline)?;
+        let mut session = self.lock(interrupts, deadline)?;
         self.fetch_on(&mut session, statement, sink, deadline)
     }
 
@@ -175,7 +182,7 @@ impl Database {
         sink: Sink<'_>,
         deadline: Instant,
     ) -> Result<()> {
-        let fetched = session.query(statement, sink, deadline);
+        let fetched = endable(session, |session| session.query(statement, sink, deadline));
         self.note(session, statement);
         fetched
     }
@@ -188,9 +195,13 @@ impl Database {
         }
     }
 
-    fn lock(&self, deadline: Instant) -> Result<MutexGuard<'_, Session>> {
+    /// For a call that began when so many interrupts had been made.
+    fn lock(&self, interrupts: u64, deadline: Instant) -> Result<MutexGuard<'_, Session>> {
         let session = self.session.try_lock_until(deadline).ok_or_else(|| self.too_busy())?;
         self.wake.check()?;
+        if self.wake.interrupts() != interrupts {
+            return Err(interrupted());
+        }
         Ok(session)
     }
 
@@ -203,6 +214,16 @@ impl Database {
             ),
         )
     }
+}
+
+/// Makes a call that another thread may interrupt. The call may not have noticed; its connection is ended all the same.
+fn endable<T>(session: &mut Session, call: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+    session.wake().enter()?;
+    let done = call(session);
+    if session.wake().leave() {
+        session.drop_connection("the call was interrupted by another thread");
+    }
+    done
 }
 
 /// Refuses names that the engine or the file formats around it cannot carry.

@@ -7,14 +7,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::client::{Broken, Conn, Connector};
+use crate::client::{Broken, Conn, Connector, WakeSlot};
 use crate::db::cache::Cache;
 use crate::db::failed::{self, Failed, code, failure};
 use crate::db::part::Part;
 use crate::db::patience::Patience;
 use crate::db::sql::{Kind as Sql, Statement};
 use crate::db::transaction::Transaction;
-use crate::db::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{Call, Count, Metrics};
 use crate::wire::{Params, Request, Response, Rows, Value};
@@ -91,6 +90,10 @@ impl Session {
         );
         sibling.busy = self.busy;
         sibling
+    }
+
+    pub(super) fn wake(&self) -> &WakeSlot {
+        &self.wake
     }
 
     pub(super) fn database(&self) -> &str {
@@ -421,7 +424,7 @@ impl Session {
         }
         loop {
             self.wake.check()?;
-            let (mut conn, address) = self.connector.leader_for(&*self.wake, deadline)?;
+            let (mut conn, address) = self.connector.leader_for(&self.wake, deadline)?;
             self.wake.watch(Box::new(conn.waker()))?;
             conn.ends_with_lead_of(&address, &self.connector);
             let request = Request::Open {

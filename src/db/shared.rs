@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::client::{Conn, Connector};
+use crate::client::{Conn, Connector, WakeSlot};
 use crate::db::failed::Failed;
 use crate::db::prepared::PreparedStatement;
 use crate::db::session::{Changes, Keep, Session};
 use crate::db::sql::{Kind as Sql, OwnedStatement, Statement, statements};
 use crate::db::stream::{ResultRows, start};
-use crate::db::wake::WakeSlot;
 use crate::error::{Error, Kind, Result};
-use crate::limits;
+use crate::limits::{self, Timeout};
 use crate::metrics::Metrics;
 
 const SQLITE_ERROR: i32 = 1;
@@ -34,7 +33,7 @@ pub(crate) struct SharedSession {
     core: Mutex<Session>,
     metrics: Arc<Metrics>,
     wake: Arc<WakeSlot>,
-    timeout_ms: AtomicU64,
+    timeout: Timeout,
     busy_ms: AtomicU64,
     /// Bytes of rows that one statement may give.
     max_result: AtomicU64,
@@ -50,16 +49,16 @@ pub(crate) struct SharedSession {
 
 impl SharedSession {
     /// Opens (and creates, where it does not exist) the database on the leader.
-    pub(crate) fn open(name: &str, connector: Arc<Connector>, wake: Arc<WakeSlot>, timeout: Duration) -> Result<Self> {
+    pub(crate) fn open(name: &str, connector: Arc<Connector>, wake: Arc<WakeSlot>, timeout: Timeout) -> Result<Self> {
         crate::db::check_name(name)?;
         let mut core = Session::new(connector, name.to_owned(), Arc::clone(&wake));
-        core.open(Instant::now() + timeout)?;
+        core.open(Instant::now() + timeout.get())?;
         Ok(Self {
             database: name.to_owned(),
             metrics: Arc::clone(core.metrics()),
             core: Mutex::new(core),
             wake,
-            timeout_ms: AtomicU64::new(millis(timeout)),
+            timeout,
             busy_ms: AtomicU64::new(millis(limits::SESSION_BUSY)),
             max_result: AtomicU64::new(u64::MAX),
             streaming: AtomicBool::new(false),
@@ -75,7 +74,7 @@ impl SharedSession {
         self.closed.store(true, Ordering::Release);
         self.wake
             .close(Error::new(Kind::Shutdown, "the session was closed during the call"));
-        if let Some(mut core) = self.core.try_lock_for(limits::STOP) {
+        if let Some(mut core) = self.core.try_lock_for(limits::STOP.get()) {
             core.drop_connection("the session was closed");
         }
     }
@@ -96,11 +95,10 @@ impl SharedSession {
         Ok(())
     }
 
-    /// How long each later call may take; zero stands for the default.
-    pub(crate) fn set_timeout(&self, timeout: Duration) -> Result<()> {
+    /// How long each later call may take; 0: as the process's.
+    pub(crate) fn set_timeout(&self, ms: u32) -> Result<()> {
         self.check_open()?;
-        let timeout = if timeout.is_zero() { limits::NODE_CALL } else { timeout };
-        self.timeout_ms.store(millis(timeout), Ordering::Relaxed);
+        self.timeout.set(ms);
         Ok(())
     }
 
@@ -228,7 +226,7 @@ impl SharedSession {
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed))
+        Instant::now() + self.timeout.get()
     }
 
     pub(super) fn statement_opened(&self) {

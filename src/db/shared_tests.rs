@@ -36,7 +36,15 @@ impl Fixture {
     fn remote(&self) -> Arc<SharedSession> {
         let addresses = crate::net::parse_csv(&self.address).unwrap();
         let connector = Arc::new(Connector::new(None, addresses));
-        Arc::new(SharedSession::open("test.db", connector, Arc::default(), limits::NODE_CALL).unwrap())
+        Arc::new(
+            SharedSession::open(
+                "test.db",
+                connector,
+                Arc::default(),
+                limits::Timeout::new(&limits::NODE_CALL),
+            )
+            .unwrap(),
+        )
     }
 }
 
@@ -300,7 +308,7 @@ fn closing_rows_in_the_middle_frees_the_session() {
     assert_eq!(one(&session, "SELECT count(*) FROM t"), 20_001);
     // An endless one in a transaction ends at the deadline, and the transaction with it.
     session.begin(Mode::Deferred).unwrap();
-    session.set_timeout(Duration::from_millis(300)).unwrap();
+    session.set_timeout(300).unwrap();
     let rows = session.query(endless).unwrap();
     let error = rows.close().unwrap_err();
     assert_eq!(error.kind(), Kind::TransactionLost, "{error}");
@@ -420,7 +428,7 @@ fn writers_wait_for_each_other_instead_of_failing() {
         .exec("CREATE TABLE t(a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
         .unwrap();
     other.set_busy_timeout(Duration::ZERO).unwrap();
-    other.set_timeout(Duration::from_secs(20)).unwrap();
+    other.set_timeout(20_000).unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| other.exec("INSERT INTO t VALUES (2)"));
         std::thread::sleep(Duration::from_millis(200));

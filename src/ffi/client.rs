@@ -1,7 +1,6 @@
 //! Clients: who leads a cluster, who belongs to it, who joins and leaves.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong};
-use std::time::Duration;
 
 use crate::client::{Client, Role};
 use crate::engine::fork;
@@ -9,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::ffi::guard::guard;
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
-use crate::limits;
 use crate::net::{Address, parse_csv};
 use crate::node;
 use crate::render;
@@ -47,18 +45,26 @@ pub unsafe extern "C" fn dqlitepy_client_create(
     })
 }
 
-/// Sets how long a call on the client may take in all, in milliseconds; 10000 unless set or 0. It acts on calls that begin
-/// later.
+/// Sets how long a call on the client may take in all, in milliseconds; unless set or with 0 what
+/// dqlitepy_set_default_timeout says, 10000 as it comes. It acts on calls that begin later.
 ///
 /// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_set_timeout(handle: dqlitepy_handle, msecs: c_uint) -> c_int {
     guard(|| {
-        let timeout = match msecs {
-            0 => limits::CLIENT_CALL,
-            msecs => Duration::from_millis(msecs.into()),
-        };
-        object::<Client>(handle)?.set_timeout(timeout);
+        object::<Client>(handle)?.set_timeout(msecs);
+        Ok(())
+    })
+}
+
+/// Ends the calls that are under way on the client in other threads; without them it does nothing.
+///
+/// They return DQLITEPY_INTERRUPTED, which means that nothing was changed, or DQLITEPY_UNKNOWN; one that has its answer keeps
+/// it. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_client_interrupt(handle: dqlitepy_handle) -> c_int {
+    guard(|| {
+        object::<Client>(handle)?.interrupt();
         Ok(())
     })
 }

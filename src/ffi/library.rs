@@ -1,10 +1,12 @@
 //! Functions that need no handle.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
-use crate::engine;
-use crate::ffi::guard::{guard_value, last_codes, last_error};
+use crate::engine::{self, fork};
+use crate::error::Error;
+use crate::ffi::guard::{guard, guard_value, last_codes, last_error};
 use crate::ffi::{alloc, args, dqlitepy_node_id};
+use crate::limits;
 
 const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
     Ok(version) => version,
@@ -37,6 +39,41 @@ pub extern "C" fn dqlitepy_last_sqlite_code() -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_engine_version() -> *const c_char {
     guard_value(std::ptr::null(), || Ok(engine::version().as_ptr()))
+}
+
+/// Calls on nodes and sessions; 30000 ms as it comes. Since 0.2.0.
+pub const DQLITEPY_FOR_CALLS: c_int = 1;
+/// Calls on clients; 10000 ms as it comes. Since 0.2.0.
+pub const DQLITEPY_FOR_CLIENTS: c_int = 2;
+/// dqlitepy_node_start; 30000 ms as it comes. Since 0.2.0.
+pub const DQLITEPY_FOR_START: c_int = 3;
+/// dqlitepy_node_stop and the destroy of a node that runs; 30000 ms as it comes. Since 0.2.0.
+pub const DQLITEPY_FOR_STOP: c_int = 4;
+
+/// Sets for the whole process how long a call may take, in milliseconds, where its handle was told nothing else
+/// (dqlitepy_node_set_timeout and its like).
+///
+/// `what` is DQLITEPY_FOR_CALLS, DQLITEPY_FOR_CLIENTS, DQLITEPY_FOR_START or DQLITEPY_FOR_STOP; `msecs` 0 restores what it was
+/// as it came. It acts on calls that begin later, on any handle. Returns DQLITEPY_OK, DQLITEPY_INVALID (what) or
+/// DQLITEPY_MISUSE (in a forked child). Does not block. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_set_default_timeout(what: c_int, msecs: c_uint) -> c_int {
+    guard(|| {
+        fork::check()?;
+        let bound = match what {
+            DQLITEPY_FOR_CALLS => &limits::NODE_CALL,
+            DQLITEPY_FOR_CLIENTS => &limits::CLIENT_CALL,
+            DQLITEPY_FOR_START => &limits::START,
+            DQLITEPY_FOR_STOP => &limits::STOP,
+            other => {
+                return Err(Error::invalid(format!(
+                    "{other} is no kind of call that has a time limit: see DQLITEPY_FOR_CALLS and those after it"
+                )));
+            }
+        };
+        bound.set(msecs);
+        Ok(())
+    })
 }
 
 /// Frees a string that a function of this library returned.

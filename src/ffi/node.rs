@@ -82,9 +82,12 @@ unsafe fn create(
 
 /// Starts the node. If it runs in this process already under another handle, this handle joins it.
 ///
-/// Blocks until the node serves. On failure the directory is as it was before.
+/// Blocks until the node serves, 30 s at most (dqlitepy_node_set_start_timeout). On failure the directory is as it was
+/// before. After DQLITEPY_TIMEOUT (loading the log takes longer, or the disk does not answer), DQLITEPY_NOLEADER (not joined
+/// yet) and DQLITEPY_INTERRUPTED the node goes on in the background: start waits again, stop and destroy end it.
 /// Returns DQLITEPY_OK, DQLITEPY_INVALID (address, directory, identity), DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (running
-/// already) or DQLITEPY_INTERNAL (port or directory in use, damaged files; the message names them). Since 0.1.0.
+/// already), DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_TIMEOUT, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL (port or
+/// directory in use, damaged files; the message names them). Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_start(handle: dqlitepy_handle) -> c_int {
     guard(|| object::<Node>(handle)?.start())
@@ -101,8 +104,9 @@ pub extern "C" fn dqlitepy_node_handover(handle: dqlitepy_handle) -> c_int {
 
 /// Stops the node, for every handle that stands for it. Calls under way return DQLITEPY_SHUTDOWN. It can be started again.
 ///
-/// Blocks until the engine has stopped, 30 s at most. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
-/// DQLITEPY_MISUSE (never started), DQLITEPY_STOPPED, DQLITEPY_TIMEOUT (it goes on stopping) or DQLITEPY_INTERNAL.
+/// Blocks until the engine has stopped, 30 s at most (dqlitepy_node_set_stop_timeout). Returns DQLITEPY_OK,
+/// DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (never started), DQLITEPY_STOPPED, DQLITEPY_TIMEOUT (it goes on
+/// stopping in the background) or DQLITEPY_INTERNAL.
 /// Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_stop(handle: dqlitepy_handle) -> c_int {
@@ -111,7 +115,8 @@ pub extern "C" fn dqlitepy_node_stop(handle: dqlitepy_handle) -> c_int {
 
 /// Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
 ///
-/// An unknown handle is ignored. Blocks until the engine has stopped, 30 s at most. Since 0.1.0.
+/// An unknown handle is ignored. Blocks until the engine has stopped, 30 s at most (dqlitepy_node_set_stop_timeout); it then
+/// goes on stopping in the background. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_destroy(handle: dqlitepy_handle) {
     guard(|| {
@@ -121,13 +126,28 @@ pub extern "C" fn dqlitepy_node_destroy(handle: dqlitepy_handle) {
     });
 }
 
+/// Ends the calls that are under way on the node's handle in other threads, those that wait for their turn included;
+/// without them it does nothing. Sessions and other handles are left alone.
+///
+/// They return DQLITEPY_INTERRUPTED, which means that nothing was changed, DQLITEPY_UNKNOWN, or inside a transaction
+/// DQLITEPY_TRANSACTION_LOST, because the connection is ended; one that has its answer keeps it. What ran on a node of this
+/// process stops, and its locks are free within a second. A start returns and goes on in the background; stop and destroy
+/// are not interrupted. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a node). Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_node_interrupt(handle: dqlitepy_handle) -> c_int {
+    guard(|| {
+        object::<Node>(handle)?.interrupt();
+        Ok(())
+    })
+}
+
 /// Opens a database, creating it if it does not exist, and makes it the one that exec and query of this handle work on.
 ///
 /// `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'. Each database of a handle has a
 /// session of its own: a transaction that is open in one stays open when another one is opened.
 /// Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout).
 /// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
-/// DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED or DQLITEPY_INTERNAL. Since 0.1.0.
+/// DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.1.0.
 ///
 /// # Safety
 /// `db_name` is NULL or a NUL-terminated string.
@@ -149,7 +169,7 @@ pub unsafe extern "C" fn dqlitepy_node_open_db(handle: dqlitepy_handle, db_name:
 /// most (dqlitepy_node_set_timeout).
 /// Returns DQLITEPY_OK, DQLITEPY_SQL + SQLite's primary code, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE,
 /// DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_TIMEOUT, DQLITEPY_UNKNOWN, DQLITEPY_RETRY,
-/// DQLITEPY_TRANSACTION_LOST or DQLITEPY_INTERNAL. Since 0.1.0.
+/// DQLITEPY_TRANSACTION_LOST, DQLITEPY_SETTINGS_LOST, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.1.0.
 ///
 /// # Safety
 /// `sql` is NULL or a NUL-terminated string, the other pointers are NULL or writable.

@@ -1,7 +1,6 @@
 //! What can be set on a node before it starts.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong};
-use std::time::Duration;
 
 use crate::engine::{Snapshots, Trailing};
 use crate::error::{Error, Result};
@@ -90,17 +89,39 @@ pub extern "C" fn dqlitepy_node_set_network_latency_ms(handle: dqlitepy_handle, 
     })
 }
 
-/// Sets how long a call on the node may take in all, in milliseconds; 30000 unless set or 0.
+/// Sets how long a call on the node may take in all, in milliseconds; unless set or with 0 what
+/// dqlitepy_set_default_timeout says, 30000 as it comes. dqlitepy_node_start and _stop have limits of their own.
 ///
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_set_timeout(handle: dqlitepy_handle, msecs: c_uint) -> c_int {
     configure(handle, |config| {
-        config.options.call_timeout = match msecs {
-            0 => limits::NODE_CALL,
-            msecs => Duration::from_millis(msecs.into()),
-        };
+        config.options.call_timeout.set(msecs);
+        Ok(())
+    })
+}
+
+/// Sets how long each later start may take in all, in milliseconds; unless set or with 0 what dqlitepy_set_default_timeout
+/// says, 30000 as it comes.
+///
+/// Returns DQLITEPY_OK, DQLITEPY_INVALID (not a node) or DQLITEPY_NOTFOUND. Does not block. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_node_set_start_timeout(handle: dqlitepy_handle, msecs: c_uint) -> c_int {
+    guard(|| {
+        object::<Node>(handle)?.set_start_timeout(msecs);
+        Ok(())
+    })
+}
+
+/// Sets how long each later stop, and the destroy of a node that runs, may take in all, in milliseconds; unless set or with 0
+/// what dqlitepy_set_default_timeout says, 30000 as it comes.
+///
+/// Returns DQLITEPY_OK, DQLITEPY_INVALID (not a node) or DQLITEPY_NOTFOUND. Does not block. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_node_set_stop_timeout(handle: dqlitepy_handle, msecs: c_uint) -> c_int {
+    guard(|| {
+        object::<Node>(handle)?.set_stop_timeout(msecs);
         Ok(())
     })
 }

@@ -4,14 +4,14 @@ use std::ffi::{c_char, c_int, c_uint};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::Connector;
-use crate::db::{Mode, SharedSession, WakeSlot};
+use crate::client::{Connector, WakeSlot};
+use crate::db::{Mode, SharedSession};
 use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::guard::{guard, guard_code, guard_value, message_of};
 use crate::ffi::{alloc, args, dqlitepy_handle, object, ret};
 use crate::handle;
-use crate::limits;
+use crate::limits::{self, Timeout};
 use crate::net::parse_csv;
 use crate::node::Node;
 
@@ -78,7 +78,12 @@ pub unsafe extern "C" fn dqlitepy_session_open_addresses(
         fork::arm();
         let connector = Arc::new(Connector::new(None, parse_csv(csv)?));
         let wake = Arc::new(WakeSlot::default());
-        *out = handle::insert(SharedSession::open(name, connector, wake, limits::NODE_CALL)?)?;
+        *out = handle::insert(SharedSession::open(
+            name,
+            connector,
+            wake,
+            Timeout::new(&limits::NODE_CALL),
+        )?)?;
         Ok(())
     })
 }
@@ -301,16 +306,14 @@ pub extern "C" fn dqlitepy_session_interrupt(session: dqlitepy_handle) -> c_int 
     guard(|| self::session(session, |session| session.interrupt()))
 }
 
-/// Sets how long each later call on the session may take in all, in milliseconds; 30000 unless set or 0.
+/// Sets how long each later call on the session may take in all, in milliseconds; unless set or with 0 what
+/// dqlitepy_set_default_timeout says, 30000 as it comes.
 ///
 /// With rows it counts anew for each call that reads. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or
 /// DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_set_timeout(session: dqlitepy_handle, msecs: c_uint) -> c_int {
-    guard(|| {
-        let time = Duration::from_millis(msecs.into());
-        self::session(session, |session| session.set_timeout(time))
-    })
+    guard(|| self::session(session, |session| session.set_timeout(msecs)))
 }
 
 /// Sets how long a statement outside a transaction, or the begin of one, is tried again while other sessions keep the

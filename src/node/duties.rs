@@ -1,12 +1,12 @@
 //! What a running node does unasked: join the cluster it was meant for, remember who belongs to it, deal out roles.
 
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::client::{self, Member, Role, Targets};
+use crate::client::{self, Member, Role, Targets, Wake, WakeSlot};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
@@ -28,13 +28,16 @@ const ADJUST_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Duties {
     state: Mutex<State>,
     changed: Condvar,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct State {
+    /// None once it has ended.
+    thread: Option<ThreadId>,
     stopping: bool,
     /// There is something new to do: the pause is over.
     hurry: bool,
+    /// How often who waits was to look whether he still does.
+    rung: u64,
     /// None once the node belongs to a cluster; else why it does not yet.
     unjoined: Option<Error>,
 }
@@ -43,19 +46,28 @@ impl Duties {
     pub(crate) fn new(joins: bool) -> Self {
         Self {
             state: Mutex::new(State {
+                thread: None,
                 stopping: false,
+                rung: 0,
                 hurry: false,
                 unjoined: joins.then(not_tried),
             }),
             changed: Condvar::new(),
-            thread: Mutex::new(None),
         }
     }
 
     pub(crate) fn begin(self: &Arc<Self>, instance: &Arc<Instance>) {
         let (duties, instance) = (Arc::clone(self), Arc::downgrade(instance));
+        // Until it is set the thread waits, so that it is not set after its end.
+        let mut state = self.state.lock();
+        let thread = net::sys::spawn("dqlite-duties", move || {
+            drop(duties.state.lock());
+            run(&duties, &instance);
+            duties.state.lock().thread = None;
+            duties.changed.notify_all();
+        });
         // Without the thread the node serves all the same; it only does not look after itself.
-        *self.thread.lock() = net::sys::spawn("dqlite-duties", move || run(&duties, &instance)).ok();
+        state.thread = thread.ok().map(|thread| thread.thread().id());
     }
 
     /// The node was told to leave its cluster of one for another.
@@ -66,10 +78,15 @@ impl Duties {
         self.changed.notify_all();
     }
 
-    /// Waits until the node belongs to a cluster.
-    pub(crate) fn wait_joined(&self, deadline: Instant) -> Result<()> {
-        let mut state = self.state.lock();
-        while let Some(reason) = &state.unjoined {
+    /// Waits until the node belongs to a cluster, for a call that another thread may interrupt.
+    pub(crate) fn wait_joined(self: &Arc<Self>, call: &WakeSlot, deadline: Instant) -> Result<()> {
+        call.watch(Box::new(Bell(Arc::downgrade(self))))?;
+        loop {
+            let rung = self.state.lock().rung;
+            // Not with the lock held: the bell is rung with the call's.
+            call.check()?;
+            let mut state = self.state.lock();
+            let Some(reason) = &state.unjoined else { return Ok(()) };
             if state.stopping {
                 return Err(Error::new(
                     Kind::Shutdown,
@@ -79,7 +96,7 @@ impl Duties {
             if final_word(reason) {
                 return Err(reason.clone());
             }
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
+            if state.rung == rung && self.changed.wait_until(&mut state, deadline).timed_out() {
                 let reason = state.unjoined.as_ref().map_or("", |reason| reason.message());
                 return Err(Error::new(
                     Kind::NoLeader,
@@ -87,19 +104,16 @@ impl Duties {
                 ));
             }
         }
-        Ok(())
     }
 
-    /// Ends the thread and waits for it.
-    pub(crate) fn end(&self) {
-        self.state.lock().stopping = true;
+    /// Ends the thread and waits for it, until the deadline: a disk that does not answer may hold it.
+    pub(crate) fn end(&self, deadline: Instant) {
+        let mut state = self.state.lock();
+        state.stopping = true;
         self.changed.notify_all();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-        {
-            let _ = thread.join();
-        }
+        while state.thread.is_some_and(|thread| thread != thread::current().id())
+            && !self.changed.wait_until(&mut state, deadline).timed_out()
+        {}
     }
 
     /// Whether the node still has to become a member.
@@ -123,6 +137,22 @@ impl Duties {
         while !state.stopping && !state.hurry && !self.changed.wait_until(&mut state, until).timed_out() {}
         state.hurry = false;
         !state.stopping
+    }
+}
+
+/// Wakes who waits for the node to join.
+struct Bell(Weak<Duties>);
+
+impl Wake for Bell {
+    fn wake(&self) {
+        if let Some(duties) = self.0.upgrade() {
+            duties.state.lock().rung += 1;
+            duties.changed.notify_all();
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
     }
 }
 
@@ -204,7 +234,7 @@ fn look_after(node: &Arc<Instance>, known: &mut Known) {
 
 fn adjust_roles(node: &Arc<Instance>, targets: Targets) {
     let (me, connector) = (node.me(), node.connector(Metrics::new()));
-    let deadline = Instant::now() + limits::CLIENT_CALL;
+    let deadline = Instant::now() + limits::CLIENT_CALL.get();
     loop {
         match client::adjust_once(&connector, me.id, &me.address, targets, deadline) {
             Ok(true) if Instant::now() < deadline => {}

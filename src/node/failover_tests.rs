@@ -9,13 +9,13 @@ use super::*;
 use crate::db::{Mode, Next, PreparedStatement};
 use crate::wire::{Role, Value};
 
-struct Cluster {
-    nodes: Vec<(String, Node)>,
+pub(super) struct Cluster {
+    pub(super) nodes: Vec<(String, Node)>,
     dir: PathBuf,
 }
 
 impl Cluster {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("dqlitepy-failover-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         // All at once, so that no port is given twice.
@@ -47,7 +47,7 @@ impl Cluster {
         Self { nodes, dir }
     }
 
-    fn lose(&mut self, address: &str) {
+    pub(super) fn lose(&mut self, address: &str) {
         let at = self.nodes.iter().position(|(own, _)| own == address).unwrap();
         self.nodes.remove(at).1.destroy();
     }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 
 use crate::client::Role;
 
+use super::Node;
 use super::files;
-use super::{Node, Options};
 
 /// The text of info.yaml or cluster.yaml: what is read and written again reads the same.
 pub(crate) fn yaml(data: &[u8]) {
@@ -25,7 +25,7 @@ pub(crate) fn yaml(data: &[u8]) {
 }
 
 /// How long one input may keep the node, and how many of them one node takes: what they leave in it adds up.
-const LIMIT: Duration = Duration::from_millis(500);
+const LIMIT_MS: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(10);
 const INPUTS_EACH: u64 = 5000;
 
@@ -44,12 +44,8 @@ impl Live {
         let dir = std::env::temp_dir().join(format!("dqlitepy-fuzz-{}-{number}", std::process::id()));
         let address = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.to_string();
         let node = Node::new(1, &address, dir.to_str()?, Vec::new()).ok()?;
-        let options = Options {
-            call_timeout: LIMIT,
-            ..Options::default()
-        };
         node.configure(|config| {
-            config.options = options;
+            config.options.call_timeout.set(LIMIT_MS);
             Ok(())
         })
         .ok()?;
@@ -143,7 +139,7 @@ fn talk(address: &str, bytes: &[u8]) {
     let Ok(mut stream) = TcpStream::connect(address) else {
         panic!("the node's port is closed");
     };
-    let _ = stream.set_read_timeout(Some(LIMIT));
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(LIMIT_MS.into())));
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
     let mut answer = [0; 4096];

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::client::{Conn, Connector, Local, Member, members};
-use crate::db::WakeSlot;
+use crate::client::{Conn, Connector, Local, Member, WakeSlot, members};
 use crate::door::{self, Door};
 use crate::engine::fork::NotForChildren;
 use crate::engine::{self, Engine, Status};
@@ -33,9 +32,6 @@ const ASK_ENGINE: Duration = Duration::from_millis(500);
 
 /// The nodes that run in this process. A handle to a directory that runs already attaches to what runs there.
 static RUNNING: Mutex<Vec<Weak<Instance>>> = Mutex::new(Vec::new());
-
-/// One start at a time: create, bind and start of the engine belong together. [engine 5]
-static STARTING: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Instance {
     me: Entry,
@@ -60,7 +56,7 @@ pub(crate) struct Core {
 
 impl Instance {
     /// The node that runs on this directory in this process, if one does.
-    pub(crate) fn running_on(dir: &Path) -> Option<Arc<Self>> {
+    pub(super) fn running_on(dir: &Path) -> Option<Arc<Self>> {
         let dir = fs::canonicalize(dir).ok()?;
         Self::running().into_iter().find(|instance| instance.dir == dir)
     }
@@ -82,9 +78,32 @@ impl Instance {
             .collect()
     }
 
+    /// Starts a node, or attaches to the one that runs in this process on its directory.
+    pub(crate) fn start_or_attach(config: &Config) -> Result<Arc<Self>> {
+        match Self::running_on(&config.dir).filter(|instance| instance.enter()) {
+            Some(instance) => instance.attach(config),
+            None => Self::start(config),
+        }
+    }
+
+    /// It is joined, not started a second time, if it is the one that was asked for.
+    fn attach(self: Arc<Self>, config: &Config) -> Result<Arc<Self>> {
+        let same_host = config.address.port() == 0 && self.me.address.starts_with(&config.address.host());
+        if config.address.to_string() == self.me.address || same_host {
+            return Ok(self);
+        }
+        let error = Error::invalid(format!(
+            "data_dir {} is in use by the node {} at {} of this process",
+            config.dir.display(),
+            self.me.id,
+            self.me.address
+        ));
+        self.leave(Instant::now() + limits::STOP.get());
+        Err(error)
+    }
+
     /// Starts a node. On failure nothing is left behind that was not there before.
-    pub(crate) fn start(config: &Config) -> Result<Arc<Self>> {
-        let _one_at_a_time = STARTING.lock();
+    fn start(config: &Config) -> Result<Arc<Self>> {
         let known = files::load_info(&config.dir)?;
         let (listener, bound, address) = listen(config, known.as_ref())?;
         let me = Entry {
@@ -347,7 +366,7 @@ impl Instance {
 
     /// Stops for everybody who is attached. Returns at the deadline at the latest; the engine then goes on stopping.
     pub(crate) fn stop(&self, deadline: Instant) -> Result<()> {
-        self.duties.end();
+        self.duties.end(deadline);
         let Some(core) = self.core.lock().take() else {
             return Ok(());
         };
@@ -356,9 +375,9 @@ impl Instance {
             format!("the node at {} was stopped during the call", self.me.address),
         ));
         log::info(format_args!("node {} at {} is stopping", self.me.id, self.me.address));
-        core.door.close();
         let (done, wait) = mpsc::channel();
         net::sys::spawn("dqlite-stop", move || {
+            core.door.close();
             // Nobody may be waiting any more.
             let _ = done.send(core.engine.stop());
         })
@@ -392,7 +411,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         // There is nobody left to tell.
-        let _ = self.stop(Instant::now() + limits::STOP);
+        let _ = self.stop(Instant::now() + limits::STOP.get());
     }
 }
 

@@ -1,7 +1,5 @@
 //! Becoming a member: found in the list, or added by its leader, in a way that may be interrupted anywhere and repeated.
 
-use std::time::Duration;
-
 use crate::client::{Client, Member, Role};
 use crate::error::{Error, Result};
 use crate::log;
@@ -11,7 +9,7 @@ use crate::node::files;
 use crate::node::instance::Instance;
 
 /// One attempt; the duties repeat it.
-const ATTEMPT: Duration = Duration::from_secs(5);
+const ATTEMPT_MS: u32 = 5_000;
 
 /// Asks the leader to make this node a member.
 pub(crate) fn attempt(node: &Instance) -> Result<()> {
@@ -24,7 +22,7 @@ pub(crate) fn attempt(node: &Instance) -> Result<()> {
         )));
     }
     let client = Client::new(peers);
-    client.set_timeout(ATTEMPT);
+    client.set_timeout(ATTEMPT_MS);
     let members = client.cluster()?;
     // Whoever leads them will open a link to this node, and may not be in the list that it was started with.
     node.watch().learn(&members.iter().map(entry).collect::<Vec<_>>());
@@ -62,7 +60,7 @@ pub(crate) fn add(client: &Client, id: u64, address: &Address) -> Result<Role> {
         if !belongs && leads_blank_cluster_of_its_own(&node)? {
             let peers: Vec<_> = members.iter().map(entry).collect();
             node.rejoin(&peers)?;
-            node.duties().wait_joined(client.deadline())?;
+            client.wait(|call| node.duties().wait_joined(call, client.deadline()))?;
         }
     }
     client.add(id, address)

@@ -8,6 +8,7 @@ pub(crate) mod fuzz;
 mod identity;
 mod instance;
 mod join;
+mod launch;
 mod plan;
 mod rival;
 mod watch;
@@ -17,17 +18,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use crate::client::{self, Connector, Targets};
-use crate::db::{self, Changes, Database, SharedSession, WakeSlot};
+use crate::client::{self, Connector, Targets, WakeSlot};
+use crate::db::{self, Changes, Database, SharedSession};
 use crate::engine::Snapshots;
 use crate::error::{Error, Kind, Result};
-use crate::limits;
+use crate::limits::{self, Timeout};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::net::Address;
 use crate::node::instance::Instance;
+use crate::node::launch::Launch;
 
 /// What a node is made of. The options can be set until it starts.
 #[derive(Clone)]
@@ -48,7 +50,7 @@ pub(crate) struct Options {
     pub(crate) busy_timeout_ms: u32,
     pub(crate) snapshot_compression: bool,
     pub(crate) network_latency_ms: Option<u32>,
-    pub(crate) call_timeout: Duration,
+    pub(crate) call_timeout: Timeout,
     /// How many members vote and stand by.
     pub(crate) targets: Targets,
     pub(crate) failure_domain: u64,
@@ -64,7 +66,7 @@ impl Default for Options {
             busy_timeout_ms: limits::BUSY_TIMEOUT_MS,
             snapshot_compression: true,
             network_latency_ms: None,
-            call_timeout: limits::NODE_CALL,
+            call_timeout: Timeout::new(&limits::NODE_CALL),
             targets: Targets::default(),
             failure_domain: 0,
             weight: 0,
@@ -80,27 +82,42 @@ pub(crate) use join::add;
 pub(crate) struct Node {
     config: Mutex<Config>,
     phase: Mutex<Phase>,
-    /// Held through start, stop and destroy, which exclude each other.
+    /// Held while a start begins and through stop and destroy, which exclude each other.
     changing: Mutex<()>,
+    start_timeout: Timeout,
+    stop_timeout: Timeout,
+    /// The calls that wait for a start, each in a child.
+    starts: WakeSlot,
     /// What its calls did, over all starts.
     metrics: Arc<Metrics>,
 }
 
 enum Phase {
     Configured,
+    /// The phase before it is what a failure leads back to.
+    Starting(Arc<Launch>, Before),
     Running(Arc<Running>),
     Stopped,
     Destroyed,
+}
+
+#[derive(Clone, Copy)]
+enum Before {
+    Configured,
+    Stopped,
 }
 
 /// A handle's share of a running node.
 struct Running {
     instance: Arc<Instance>,
     connector: Arc<Connector>,
+    /// Ends all that is done through the handle, sessions included.
     wake: Arc<WakeSlot>,
+    /// Ends what is done on the handle itself.
+    own: Arc<WakeSlot>,
     databases: Mutex<HashMap<String, Arc<Database>>>,
     current: Mutex<Option<Arc<Database>>>,
-    call_timeout: Duration,
+    call_timeout: Timeout,
     busy_timeout: Duration,
     /// Read-held by every call, so that stop and destroy can wait for the last one to leave.
     calls: RwLock<()>,
@@ -130,37 +147,66 @@ impl Node {
             config: Mutex::new(config),
             phase: Mutex::new(Phase::Configured),
             changing: Mutex::new(()),
+            start_timeout: Timeout::new(&limits::START),
+            stop_timeout: Timeout::new(&limits::STOP),
+            starts: WakeSlot::default(),
             metrics: Metrics::new(),
         })
     }
 
     /// Changes the configuration of a node that does not run.
     pub(crate) fn configure(&self, change: impl FnOnce(&mut Config) -> Result<()>) -> Result<()> {
-        if let Phase::Running(running) = &*self.phase.lock() {
+        if let Phase::Running(_) | Phase::Starting(..) = *self.phase() {
             return Err(Error::misuse(format!(
                 "the node at {} is running; its options can be set before start only",
-                running.instance.me().address
+                self.config.lock().address
             )));
         }
         change(&mut self.config.lock())
     }
 
-    /// Starts the node, or attaches to it if it runs in this process already. Returns when it belongs to a cluster.
-    pub(crate) fn start(&self) -> Result<()> {
-        let deadline = Instant::now() + limits::START;
-        let instance = {
-            let _changing = self.changing.lock();
-            self.start_or_attach()?
-        };
-        instance.duties().wait_joined(deadline)
+    /// How long each later start may take; 0: as the process's.
+    pub(crate) fn set_start_timeout(&self, ms: u32) {
+        self.start_timeout.set(ms);
     }
 
-    fn start_or_attach(&self) -> Result<Arc<Instance>> {
-        match &*self.phase.lock() {
+    /// The same for stop and destroy.
+    pub(crate) fn set_stop_timeout(&self, ms: u32) {
+        self.stop_timeout.set(ms);
+    }
+
+    /// Ends the calls that are under way on the handle; a start goes on in the background.
+    pub(crate) fn interrupt(&self) {
+        self.starts.interrupt_children();
+        if let Phase::Running(running) = &*self.phase() {
+            running.own.interrupt_children();
+        }
+    }
+
+    /// Starts the node, or attaches to it if it runs in this process already. Returns when it belongs to a cluster.
+    pub(crate) fn start(&self) -> Result<()> {
+        let deadline = Instant::now() + self.start_timeout.get();
+        self.starts.call(|call| {
+            if let Some(launch) = self.launch(deadline)? {
+                launch.wait(call, deadline)?;
+                launch.outcome().transpose()?;
+            }
+            let running = self.running()?;
+            running.instance.check()?;
+            running.instance.duties().wait_joined(call, deadline)
+        })
+    }
+
+    /// The start that is under way, or begins now; None if it is over and the node waits to join.
+    fn launch(&self, deadline: Instant) -> Result<Option<Arc<Launch>>> {
+        let _changing = self.change(deadline)?;
+        let mut phase = self.phase();
+        let before = match &*phase {
+            Phase::Starting(launch, _) => return Ok(Some(Arc::clone(launch))),
             // The start before this one ended while the node was still waiting to join.
-            Phase::Running(running) if running.instance.duties().waits() => return Ok(Arc::clone(&running.instance)),
+            Phase::Running(running) if running.instance.duties().waits() => return Ok(None),
             // Another handle has stopped it.
-            Phase::Running(running) if running.instance.is_stopped() => {}
+            Phase::Running(running) if running.instance.is_stopped() => Before::Stopped,
             Phase::Running(running) => {
                 return Err(Error::misuse(format!(
                     "the node at {} is running already",
@@ -168,40 +214,76 @@ impl Node {
                 )));
             }
             Phase::Destroyed => return Err(destroyed()),
-            Phase::Configured | Phase::Stopped => {}
-        }
-        let config = self.config.lock().clone();
-        let instance = match Instance::running_on(&config.dir).filter(|instance| instance.enter()) {
-            Some(instance) => attach(&config, instance)?,
-            None => Instance::start(&config)?,
+            Phase::Configured => Before::Configured,
+            Phase::Stopped => Before::Stopped,
         };
-        let wake = Arc::new(WakeSlot::default());
-        instance.register(&wake)?;
-        let running = Running {
+        let launch = Launch::begin(self.config.lock().clone())?;
+        *phase = Phase::Starting(Arc::clone(&launch), before);
+        Ok(Some(launch))
+    }
+
+    /// Nobody else starts, stops or destroys the node.
+    fn change(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>> {
+        self.changing.try_lock_until(deadline).ok_or_else(|| {
+            let address = &self.config.lock().address;
+            let late = format!("another thread was still stopping the node at {address} at the deadline");
+            Error::new(Kind::Timeout, late)
+        })
+    }
+
+    /// Where the node stands now: a start that is over has made it run, or has failed.
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        let mut phase = self.phase.lock();
+        if let Phase::Starting(launch, before) = &*phase
+            && launch.outcome().is_some()
+        {
+            *phase = match (launch.take(), before) {
+                (Some(instance), _) => Phase::Running(Arc::new(self.running_with(instance))),
+                (None, Before::Configured) => Phase::Configured,
+                (None, Before::Stopped) => Phase::Stopped,
+            };
+        }
+        phase
+    }
+
+    fn running_with(&self, instance: Arc<Instance>) -> Running {
+        let options = self.config.lock().options.clone();
+        let (wake, own) = (Arc::new(WakeSlot::default()), Arc::default());
+        // Whoever calls is told if it has been lost or stopped meanwhile.
+        let _ = wake.adopt(&own).and_then(|()| instance.register(&wake));
+        Running {
             connector: Arc::new(instance.connector(Arc::clone(&self.metrics))),
-            instance: Arc::clone(&instance),
+            instance,
             wake,
+            own,
             databases: Mutex::new(HashMap::new()),
             current: Mutex::new(None),
-            call_timeout: config.options.call_timeout,
-            busy_timeout: Duration::from_millis(config.options.busy_timeout_ms.into()),
+            call_timeout: options.call_timeout,
+            busy_timeout: Duration::from_millis(options.busy_timeout_ms.into()),
             calls: RwLock::new(()),
-        };
-        *self.phase.lock() = Phase::Running(Arc::new(running));
-        Ok(instance)
+        }
     }
 
     /// Gives the lead and the vote away, if there is anybody to take them.
     pub(crate) fn handover(&self) -> Result<()> {
-        self.call(|running| client::handover(&running.connector, running.instance.me().id, running.deadline()))
+        self.call(|running| {
+            let me = running.instance.me().id;
+            let deadline = running.deadline();
+            running
+                .own
+                .call(|call| client::handover(&running.connector.for_call(call), me, deadline))
+        })
     }
 
     /// Stops the node, for all its handles. It can be started again.
     pub(crate) fn stop(&self) -> Result<()> {
-        let _changing = self.changing.lock();
-        let deadline = Instant::now() + limits::STOP;
+        let deadline = Instant::now() + self.stop_timeout.get();
+        let _changing = self.change(deadline)?;
+        if let Some(launch) = self.unstarted(Phase::Stopped) {
+            return launch.give_up(deadline);
+        }
         let running = self.running()?;
-        running.give_lead_away();
+        running.give_lead_away(deadline);
         *self.phase.lock() = Phase::Stopped;
         let stopped = Error::new(
             Kind::Shutdown,
@@ -216,13 +298,29 @@ impl Node {
 
     /// Ends the handle's calls; the node itself stops with its last handle.
     pub(crate) fn destroy(&self) {
-        let _changing = self.changing.lock();
-        let phase = std::mem::replace(&mut *self.phase.lock(), Phase::Destroyed);
+        let deadline = Instant::now() + self.stop_timeout.get();
+        // Who is stopping it still has said so to its caller; there is nobody else left to tell.
+        let _changing = self.change(deadline);
+        if let Some(launch) = self.unstarted(Phase::Destroyed) {
+            let _ = launch.give_up(deadline);
+            return;
+        }
+        let phase = std::mem::replace(&mut *self.phase(), Phase::Destroyed);
         if let Phase::Running(running) = phase {
-            let deadline = Instant::now() + limits::STOP;
             running.end_calls(destroyed(), deadline);
             running.instance.leave(deadline);
         }
+    }
+
+    /// The start that is under way, which nobody waits for any more.
+    fn unstarted(&self, then: Phase) -> Option<Arc<Launch>> {
+        let mut phase = self.phase();
+        let Phase::Starting(launch, _) = &*phase else {
+            return None;
+        };
+        let launch = Arc::clone(launch);
+        *phase = then;
+        Some(launch)
     }
 
     /// Makes the database the one that exec and query work on.
@@ -252,7 +350,7 @@ impl Node {
         self.call(|running| {
             running.wake.adopt(&wake)?;
             let connector = Arc::clone(&running.connector);
-            SharedSession::open(name, connector, wake, running.call_timeout)
+            SharedSession::open(name, connector, wake, running.call_timeout.clone())
         })
     }
 
@@ -266,8 +364,11 @@ impl Node {
     }
 
     fn running(&self) -> Result<Arc<Running>> {
-        match &*self.phase.lock() {
+        match &*self.phase() {
             Phase::Running(running) => Ok(Arc::clone(running)),
+            Phase::Starting(..) => Err(Error::misuse(
+                "the node is still starting: dqlitepy_node_start waits for it",
+            )),
             Phase::Configured => Err(Error::misuse("the node is not running: call dqlitepy_node_start first")),
             Phase::Stopped => Err(Error::new(Kind::Stopped, "the node is stopped")),
             Phase::Destroyed => Err(destroyed()),
@@ -277,14 +378,14 @@ impl Node {
 
 impl Running {
     fn deadline(&self) -> Instant {
-        Instant::now() + self.call_timeout
+        Instant::now() + self.call_timeout.get()
     }
 
     fn open_db(&self, name: &str) -> Result<Arc<Database>> {
         let opened = Database::open(
             name,
             Arc::clone(&self.connector),
-            Arc::clone(&self.wake),
+            Arc::clone(&self.own),
             self.busy_timeout,
             self.deadline(),
         )?;
@@ -302,8 +403,8 @@ impl Running {
     }
 
     /// So that the others do not have to notice that the leader is gone. Whatever comes of it, the node stops.
-    fn give_lead_away(&self) {
-        let (me, deadline) = (self.instance.me(), Instant::now() + limits::GIVE_LEAD);
+    fn give_lead_away(&self, deadline: Instant) {
+        let (me, deadline) = (self.instance.me(), deadline.min(Instant::now() + limits::GIVE_LEAD));
         let heir = self.instance.status().map_or(0, |status| status.heir);
         if let Err(error) = client::give_lead_away(&self.connector, me.id, &me.address, heir, deadline) {
             log::info(format_args!(
@@ -320,26 +421,12 @@ impl Running {
     }
 }
 
-/// A node that runs in this process is joined, not started a second time, if it is the one that was asked for.
-fn attach(config: &Config, instance: Arc<Instance>) -> Result<Arc<Instance>> {
-    let same_host = config.address.port() == 0 && instance.me().address.starts_with(&config.address.host());
-    if config.address.to_string() != instance.me().address && !same_host {
-        let error = Error::invalid(format!(
-            "data_dir {} is in use by the node {} at {} of this process",
-            config.dir.display(),
-            instance.me().id,
-            instance.me().address
-        ));
-        instance.leave(Instant::now() + limits::STOP);
-        return Err(error);
-    }
-    Ok(instance)
-}
-
 fn destroyed() -> Error {
     Error::new(Kind::Shutdown, "the node was destroyed during the call")
 }
 
+#[cfg(test)]
+mod engine_tests;
 #[cfg(test)]
 mod failover_tests;
 #[cfg(test)]

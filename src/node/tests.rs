@@ -11,16 +11,16 @@ use crate::engine;
 use crate::net::Stream;
 use crate::wire::{Params, Request, Response};
 
-struct Dir(PathBuf);
+pub(super) struct Dir(PathBuf);
 
 impl Dir {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("dqlitepy-node-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         Self(path)
     }
 
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 
@@ -35,7 +35,7 @@ impl Drop for Dir {
     }
 }
 
-fn free_address() -> String {
+pub(super) fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -43,26 +43,26 @@ fn free_address() -> String {
         .to_string()
 }
 
-fn node(id: u64, address: &str, dir: &Dir) -> Node {
+pub(super) fn node(id: u64, address: &str, dir: &Dir) -> Node {
     Node::new(id, address, dir.path(), Vec::new()).unwrap()
 }
 
-fn started(dir: &Dir) -> Node {
+pub(super) fn started(dir: &Dir) -> Node {
     let node = node(7, &free_address(), dir);
     node.start().unwrap();
     node.open_db("test.db").unwrap();
     node
 }
 
-fn rows(node: &Node, sql: &str) -> String {
+pub(super) fn rows(node: &Node, sql: &str) -> String {
     String::from_utf8(node.query(sql).unwrap()).unwrap()
 }
 
-fn instance(node: &Node) -> Arc<Instance> {
+pub(super) fn instance(node: &Node) -> Arc<Instance> {
     Arc::clone(&node.running().unwrap().instance)
 }
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "{what} did not happen");
@@ -70,14 +70,15 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+pub(super) const ENDLESS: &str =
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
 
-fn soon() -> Instant {
+pub(super) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
 /// A connection to the engine's own socket, behind the door, with the test's database open.
-fn connect(node: &Node) -> Conn {
+pub(super) fn connect(node: &Node) -> Conn {
     let mut conn = Conn::new(Stream::connect_local(&instance(node).socket(), soon()).unwrap());
     let open = Request::Open {
         name: b"test.db",
@@ -88,7 +89,7 @@ fn connect(node: &Node) -> Conn {
     conn
 }
 
-fn query_sql(sql: &str) -> Request<'_> {
+pub(super) fn query_sql(sql: &str) -> Request<'_> {
     Request::QuerySql {
         db: 0,
         sql: sql.as_bytes(),

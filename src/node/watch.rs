@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::db::WakeSlot;
+use crate::client::WakeSlot;
 use crate::engine::{self, Progress, Stage, Start};
 use crate::error::{Error, Result};
 use crate::log;

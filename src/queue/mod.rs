@@ -155,7 +155,7 @@ impl Queue {
             }
         }
         for request in &removed {
-            self.0.complete(&mut state, request.id, Err(crate::db::cancelled()));
+            self.0.complete(&mut state, request.id, Err(crate::client::cancelled()));
         }
         // What the requests hold is let go without the lock.
         drop(state);
@@ -176,7 +176,7 @@ impl Queue {
         for request in &removed {
             state.pending.remove(&request.id);
         }
-        let deadline = Instant::now() + limits::STOP;
+        let deadline = Instant::now() + limits::STOP.get();
         while !state.pending.is_empty() && !self.0.ended.wait_until(&mut state, deadline).timed_out() {}
         let done = std::mem::take(&mut state.done);
         drop(state);

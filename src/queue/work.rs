@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::client::Connector;
-use crate::db::{BoundStatement, Cancel, Changes, PreparedStatement, ResultRows, SharedSession, WakeSlot, cancelled};
+use crate::client::{Cancel, Connector, WakeSlot, cancelled};
+use crate::db::{BoundStatement, Changes, PreparedStatement, ResultRows, SharedSession};
 use crate::error::{Error, Kind, Result};
-use crate::limits;
+use crate::limits::{self, Timeout};
 use crate::node::Node;
 
 /// A request with everything that it needs; nothing of it is the caller's any more.
@@ -85,7 +85,7 @@ impl Work {
         match self {
             Self::OpenOnNode(node, name) => node.open_session(&name, opening()).map(Outcome::Session),
             Self::OpenAt(connector, name) => {
-                SharedSession::open(&name, connector, opening(), limits::NODE_CALL).map(Outcome::Session)
+                SharedSession::open(&name, connector, opening(), Timeout::new(&limits::NODE_CALL)).map(Outcome::Session)
             }
             Self::Script(session, sql) => session.exec(&sql).map(Outcome::Changed),
             Self::Select(session, sql) => session.query(&sql).map(loaded),

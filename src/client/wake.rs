@@ -7,10 +7,28 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::client::{Waiting, Wake};
 use crate::error::{Error, Kind, Result};
+use crate::net::Waker;
 
-/// The connections that calls of one handle may be waiting on, and whether the handle was closed.
+/// Ends what somebody waits for.
+pub(crate) trait Wake: Send {
+    fn wake(&self);
+    /// Somebody may still be waiting.
+    fn is_alive(&self) -> bool;
+}
+
+impl Wake for Waker {
+    fn wake(&self) {
+        Self::wake(self);
+    }
+
+    fn is_alive(&self) -> bool {
+        Self::is_alive(self)
+    }
+}
+
+/// The connections that one call after the other may be waiting on, and whether all of them have to end. Where several calls
+/// may be under way at once, each has a child.
 #[derive(Default)]
 pub(crate) struct WakeSlot {
     state: Mutex<State>,
@@ -30,6 +48,8 @@ struct State {
     wakers: Vec<Box<dyn Wake>>,
     /// What ends with this one.
     children: Vec<Weak<WakeSlot>>,
+    /// How often the children's calls were interrupted.
+    interrupts: u64,
 }
 
 /// Ends one call and no other, also if it has not begun yet.
@@ -75,6 +95,11 @@ impl Cancel {
     }
 }
 
+/// Why a call ended, or did not begin.
+pub(crate) fn interrupted() -> Error {
+    Error::new(Kind::Interrupted, "the call was interrupted by another thread")
+}
+
 /// Why a call did not begin.
 pub(crate) fn cancelled() -> Error {
     Error::new(Kind::Interrupted, "the call was cancelled; nothing was changed")
@@ -102,6 +127,42 @@ impl WakeSlot {
         state.children.retain(|child| child.strong_count() > 0);
         state.children.push(Arc::downgrade(child));
         Ok(())
+    }
+
+    /// A slot that ends with this one.
+    pub(crate) fn child(&self) -> Result<Arc<Self>> {
+        let child = Arc::default();
+        self.adopt(&child)?;
+        Ok(child)
+    }
+
+    /// Makes a call in a child of its own, for `interrupt_children` to end. One that is not certain to have changed nothing
+    /// says so itself.
+    pub(crate) fn call<T>(&self, body: impl FnOnce(&Arc<Self>) -> Result<T>) -> Result<T> {
+        let slot = self.child()?;
+        slot.enter()?;
+        let done = body(&slot);
+        match (slot.leave(), done) {
+            (true, Err(error)) if error.kind() != Kind::Unknown => Err(interrupted()),
+            (_, done) => done,
+        }
+    }
+
+    /// Ends the calls that are under way in the children.
+    pub(crate) fn interrupt_children(&self) {
+        let children = {
+            let mut state = self.state.lock();
+            state.interrupts += 1;
+            state.children.clone()
+        };
+        for child in children.iter().filter_map(Weak::upgrade) {
+            child.interrupt();
+        }
+    }
+
+    /// How often that was done: for who waits for its turn, and has no slot yet.
+    pub(crate) fn interrupts(&self) -> u64 {
+        self.state.lock().interrupts
     }
 
     /// A call begins that `interrupt` may end; fails if what covers it was set before.
@@ -178,24 +239,11 @@ impl WakeSlot {
     }
 }
 
-impl Waiting for WakeSlot {
-    fn check(&self) -> Result<()> {
-        Self::check(self)
-    }
-
-    fn watch(&self, by: Box<dyn Wake>) -> Result<()> {
-        Self::watch(self, by)
-    }
-}
-
 impl State {
     fn check(&self) -> Result<()> {
         match &self.closed {
             Some(why) => Err(why.clone()),
-            None if self.interrupted => Err(Error::new(
-                Kind::Interrupted,
-                "the call was interrupted by another thread",
-            )),
+            None if self.interrupted => Err(interrupted()),
             None => Ok(()),
         }
     }

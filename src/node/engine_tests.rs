@@ -1,0 +1,264 @@
+//! What the engine does on a real node when messages come that only other engines and odd clients send.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::failover_tests::Cluster;
+use super::tests::{Dir, ENDLESS, connect, free_address, instance, node, query_sql, rows, soon, started, wait_until};
+use super::*;
+use crate::client::{Client, Conn, Role};
+use crate::net::{Stream, parse_csv};
+use crate::wire::{Params, Request, Response};
+
+/// Numbers of raft's messages. [raft.h]
+const APPEND_ENTRIES: u64 = 1;
+const REQUEST_VOTE: u64 = 3;
+const INSTALL_SNAPSHOT: u64 = 5;
+
+/// A link as another member opens it, on the engine's own socket, where nobody asks who it is.
+fn link(node: &Node, id: u64, address: &str) -> Stream {
+    let stream = Stream::connect_local(&instance(node).socket(), soon()).unwrap();
+    let mut bytes = 1_u64.to_le_bytes().to_vec();
+    Request::Connect {
+        id,
+        address: address.as_bytes(),
+    }
+    .encode(&mut bytes);
+    stream.write_all(&bytes, soon()).unwrap();
+    stream
+}
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn exec_sql(sql: &str) -> Request<'_> {
+    Request::ExecSql {
+        db: 0,
+        sql: sql.as_bytes(),
+        params: Params::NONE,
+    }
+}
+
+fn exec(conn: &mut Conn, sql: &str) {
+    let answer = conn.call(&exec_sql(sql), soon()).unwrap();
+    assert!(matches!(answer, Response::Result { .. }), "{answer:?}");
+}
+
+/// Two nodes, both of them voters.
+fn two_voters(name: &str, prepare: impl Fn(&mut Config)) -> ([Dir; 2], [Node; 2], [String; 2]) {
+    let dirs = [1, 2].map(|id| Dir::new(&format!("{name}-{id}")));
+    let addresses = [(); 2].map(|()| free_address());
+    let list = parse_csv(&addresses.join(",")).unwrap();
+    let nodes = [0, 1].map(|at: usize| {
+        let node = Node::new(at as u64 + 1, &addresses[at], dirs[at].path(), list.clone()).unwrap();
+        node.configure(|config| {
+            prepare(config);
+            Ok(())
+        })
+        .unwrap();
+        node.start().unwrap();
+        node
+    });
+    wait_until("two voters", || {
+        let members = instance(&nodes[0]).members().unwrap();
+        members.iter().filter(|member| member.role == Role::Voter).count() == 2
+    });
+    (dirs, nodes, addresses)
+}
+
+/// The writer that waits is run when the one before it fails, while raft still calls itself leader, under the term of whoever
+/// deposed it.
+#[test]
+fn a_leader_that_steps_down_appends_nothing_under_the_next_term() {
+    let (_dirs, [leader, follower], addresses) = two_voters("falls", |_| {});
+    let status = || instance(&leader).status().unwrap();
+    let (mut first, mut second) = (connect(&leader), connect(&leader));
+    exec(&mut first, "CREATE TABLE t(a)");
+    // Statements like these are known to be quick, and run where they arrive.
+    for number in 0..100 {
+        exec(&mut second, &format!("INSERT INTO t VALUES ({number})"));
+    }
+    assert!(status().leads);
+    follower.destroy();
+    // Nobody confirms the first one; the second one waits for it.
+    let before = status().last_index;
+    std::thread::scope(|scope| {
+        let run = |mut conn: Conn, sql: &'static str| {
+            scope.spawn(move || match conn.call(&exec_sql(sql), soon()).unwrap() {
+                Response::Failure { code, .. } => code,
+                other => panic!("{other:?}"),
+            })
+        };
+        let first = run(first, "INSERT INTO t VALUES (1000)");
+        wait_until("the first entry", || status().last_index == before + 1);
+        let second = run(second, "INSERT INTO t VALUES (1001)");
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(status().leads && !first.is_finished() && !second.is_finished());
+        let term = status().term + 100;
+        let link = link(&leader, 2, &addresses[1]);
+        let disrupt = 1;
+        let vote = words(&[REQUEST_VOTE, 40, term, 2, before + 50, term - 1, disrupt]);
+        link.write_all(&vote, soon()).unwrap();
+        first.join().unwrap();
+        second.join().unwrap();
+        wait_until("it follows", || !status().leads);
+        assert_eq!(status().last_index, before + 1);
+        instance(&leader).watch().check().unwrap();
+    });
+    leader.destroy();
+}
+
+/// Half-read rows hold a lock on the database; a node that no longer leads may be sent a snapshot, which has to replace it.
+#[test]
+fn rows_that_nobody_reads_end_with_the_lead() {
+    let cluster = Cluster::new("half-read");
+    let session = cluster.nodes[0].1.open_session("test.db", Arc::default()).unwrap();
+    let leads = session.leader().unwrap();
+    let (_, leader) = cluster.nodes.iter().find(|(address, _)| *address == leads).unwrap();
+    let stream = Stream::connect_local(&instance(leader).socket(), soon()).unwrap();
+    let mut bytes = 1_u64.to_le_bytes().to_vec();
+    Request::Open {
+        name: b"test.db",
+        flags: 0,
+        vfs: b"volatile",
+    }
+    .encode(&mut bytes);
+    let many = ENDLESS.replace("count(*)", "hex(zeroblob(2000)), i");
+    query_sql(&many).encode(&mut bytes);
+    stream.write_all(&bytes, soon()).unwrap();
+    stream.read_some(&mut [0; 64], soon()).unwrap();
+    leader.handover().unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while stream.write_all(&0_u64.to_le_bytes(), soon()).is_ok() {
+        assert!(Instant::now() < until, "the rows still wait for their reader");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A follower's connection that is kept has seen a part of the index of a large WAL during a checkpoint, which maps it for
+/// itself alone. When the node leads others write there, and a snapshot begins with a checkpoint.
+#[test]
+fn a_checkpoint_does_not_use_an_index_of_before() {
+    const SIZE: usize = 20_000_000;
+    let snapshots = Snapshots::new(4, 4, crate::engine::Trailing::Static).unwrap();
+    let (_dirs, [first, second], addresses) = two_voters("index", |config| config.options.snapshots = Some(snapshots));
+    let client = Client::new(parse_csv(&addresses.join(",")).unwrap());
+    let mut before = connect(&first);
+    exec(&mut before, "CREATE TABLE t(a BLOB)");
+    exec(&mut before, &format!("INSERT INTO t VALUES (zeroblob({SIZE}))"));
+    client.transfer(2).unwrap();
+    let (mut reader, mut writer) = (connect(&second), connect(&second));
+    let many = ENDLESS.replace("count(*)", "hex(zeroblob(2000)), (SELECT count(*) FROM t)");
+    reader.query(&query_sql(&many), soon()).unwrap();
+    exec(&mut writer, &format!("INSERT INTO t VALUES (randomblob({SIZE}))"));
+    drop(reader);
+    let applied = || instance(&second).status().unwrap().applied_index;
+    let until = applied() + 8;
+    while applied() < until {
+        // Entries that write nothing, of which a checkpoint would come before that of the snapshot.
+        client.assign(1, Role::StandBy).unwrap();
+        client.assign(1, Role::Voter).unwrap();
+    }
+    second.open_db("test.db").unwrap();
+    assert_eq!(rows(&second, "PRAGMA integrity_check"), r#"[{"integrity_check":"ok"}]"#);
+    let whole =
+        format!("SELECT count(*) AS n FROM t WHERE length(a) = {SIZE} AND (a = zeroblob({SIZE})) = (rowid = 1)");
+    assert_eq!(rows(&second, &whole), r#"[{"n":2}]"#);
+}
+
+/// A snapshot is one message. Nothing of this one's 600 MB follows; what counts is that the node waits for them.
+#[test]
+fn a_snapshot_of_any_size_is_taken() {
+    let dir = Dir::new("snapshot");
+    let waiting = started(&dir);
+    let link = link(&waiting, 2, "127.0.0.1:1");
+    // An empty configuration: its version, the number of its servers, and NULs up to the next word.
+    let mut header = words(&[1, 5, 1, 5, 16]);
+    header.extend([1_u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    header.extend(words(&[600 << 20]));
+    let mut bytes = words(&[INSTALL_SNAPSHOT, header.len() as u64]);
+    bytes.extend(header);
+    bytes.resize(bytes.len() + (1 << 20), 0);
+    link.write_all(&bytes, soon()).unwrap();
+    let ended = link
+        .read_some(&mut [0; 8], Instant::now() + Duration::from_millis(700))
+        .unwrap_err();
+    assert_eq!(ended.kind(), std::io::ErrorKind::TimedOut, "{ended}");
+    instance(&waiting).watch().check().unwrap();
+}
+
+/// The bytes of the entries in the first message that holds several, as a member receives it that was away.
+fn first_load(mut link: TcpStream) -> u64 {
+    let mut read = |bytes: u64| {
+        let mut buffer = vec![0; usize::try_from(bytes).unwrap()];
+        link.read_exact(&mut buffer).unwrap();
+        buffer
+    };
+    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at * 8..][..8].try_into().unwrap());
+    // Version, and CONNECT.
+    let hello = read(16);
+    read(u64::from(word(&hello, 1) as u32) * 8);
+    loop {
+        let head = read(16);
+        let header = read(word(&head, 1));
+        if word(&head, 0) as u16 as u64 != APPEND_ENTRIES {
+            continue;
+        }
+        // Behind term, index, term and commit: how many, and of each its term, its type and its size.
+        let sizes: Vec<u64> = (0..word(&header, 4) as usize)
+            .map(|entry| word(&header, 6 + 2 * entry) >> 32)
+            .collect();
+        let load = sizes.iter().sum();
+        if sizes.len() > 1 {
+            return load;
+        }
+        read(load);
+    }
+}
+
+/// All in one message it may be more than the member takes, and until it answers the same is sent with each heartbeat.
+#[test]
+fn what_a_member_lacks_is_sent_in_parts() {
+    let mut cluster = Cluster::new("parts");
+    let session = cluster.nodes[0].1.open_session("test.db", Arc::default()).unwrap();
+    let leader = session.leader().unwrap();
+    session.exec("CREATE TABLE t(a BLOB)").unwrap();
+    let is_other = |address: &String| *address != leader && *address != cluster.nodes[0].0;
+    let away = cluster
+        .nodes
+        .iter()
+        .map(|(address, _)| address.clone())
+        .find(is_other)
+        .unwrap();
+    cluster.lose(&away);
+    for _ in 0..16 {
+        session.exec("INSERT INTO t VALUES (zeroblob(1000000))").unwrap();
+    }
+    let listener = TcpListener::bind(&away).unwrap();
+    let (link, _) = listener.accept().unwrap();
+    link.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let load = first_load(link);
+    assert!((1..6 << 20).contains(&load), "{load} bytes at once");
+}
+
+/// The engine says "nonempty statement tail", code 1, whatever the reason.
+#[test]
+fn a_busy_database_is_called_busy() {
+    let dir = Dir::new("busy");
+    let node = node(7, &free_address(), &dir);
+    node.configure(|config| {
+        config.options.busy_timeout_ms = 0;
+        Ok(())
+    })
+    .unwrap();
+    node.start().unwrap();
+    let (mut holder, mut other) = (connect(&node), connect(&node));
+    exec(&mut holder, "CREATE TABLE t(a)");
+    exec(&mut holder, "BEGIN IMMEDIATE");
+    match other.query(&query_sql("INSERT INTO t VALUES (1)"), soon()).unwrap() {
+        Response::Failure { code, .. } => assert_eq!(code & 0xff, 5),
+        answer => panic!("{answer:?}"),
+    }
+}
