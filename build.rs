@@ -141,7 +141,22 @@ const LINES: &[(&str, &str, &str, &str)] = &[
 ];
 
 /// Cures that are no replaced function. `vendor/glue` sees them as `CURE_<NAME>`, 1 or 0.
-const CURES_IN_C: &[&str] = &["assertions", "discard", "signals", "unwind"];
+const CURES_IN_C: &[&str] = &[
+    "assertions",
+    "bind",
+    "discard",
+    "early",
+    "falling",
+    "lease",
+    "let_go",
+    "signals",
+    "stop",
+    "tail",
+    "unwind",
+];
+
+/// Functions of `REPLACED` that `vendor/glue` calls itself, too; it sees `CURE_<NAME>` for them as well.
+const CALLED_IN_C: &[&str] = &["query__batch"];
 
 /// The same in Rust, where `cfg!(without = "<name>")` is true if one is left out.
 const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix"];
@@ -344,7 +359,7 @@ fn with_lines(name: &str, file: &Path, text: &str, without: &[String]) -> Result
 fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf], without: &[String]) -> Result<Vec<PathBuf>> {
     let mut cc = compiler(includes);
     cc.warnings(true).flag("-Wno-unused-parameter").include(engine);
-    for name in CURES_IN_C {
+    for name in CURES_IN_C.iter().chain(CALLED_IN_C) {
         let is_in = !without.iter().any(|left_out| left_out == name);
         cc.define(&format!("CURE_{}", name.to_uppercase()), if is_in { "1" } else { "0" });
     }

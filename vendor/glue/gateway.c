@@ -93,7 +93,7 @@ void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb wor
 	if (uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0) {
 		glue_watch_client(leader->conn, fd);
 	}
-	if (gateway->req->type == DQLITE_REQUEST_QUERY_SQL) {
+	if (gateway->req->type == DQLITE_REQUEST_QUERY_SQL && CURE_TAIL) {
 		atomic_store(&engine_query_sql_done, done);
 		done = query_sql_done;
 	}

@@ -217,7 +217,9 @@ static void *engine_thread(void *arg)
 		detach(start.node);
 		if (result != NULL) {
 			/* It failed before the loop ran: taskRun does not always say so, and leaves its handles open. */
-			sem_post(&engine->ready);
+			if (CURE_EARLY) {
+				sem_post(&engine->ready);
+			}
 			unwind(engine);
 		} else {
 			uv_run(&engine->loop, UV_RUN_DEFAULT);
@@ -342,7 +344,7 @@ static int set_options(struct glue_node *node)
 	const struct glue_options *options = &node->options;
 	int rv = dqlite_node_set_connect_func(engine, connect_peer, node);
 	raft_uv_set_connect_retry_delay(&engine->raft_io, REDIAL_MS);
-	if (rv == 0) {
+	if (rv == 0 && CURE_BIND) {
 		rv = dqlite_node_set_bind_address(engine, "@");
 	}
 	if (rv == 0 && options->network_latency_ms != 0) {
@@ -533,7 +535,7 @@ int glue_node_lock_fd(const struct glue_node *node)
 
 static int stop_engine(struct glue_node *node)
 {
-	int rv = dqlite_node_stop(node->engine);
+	int rv = CURE_STOP ? dqlite_node_stop(node->engine) : 0;
 	if (!glue_is_lost(node)) {
 		dqlite_node_destroy(node->engine);
 	}

@@ -16,6 +16,7 @@
 #include "gateway.h"
 #include "leader.h"
 #include "protocol.h"
+#include "query.h"
 
 #include "internal.h"
 
@@ -31,6 +32,7 @@ enum { DEEPEST = 8 };
 
 int glue_step_to_end(sqlite3_stmt *stmt);
 int glue_query_batch(sqlite3_stmt *stmt, struct buffer *buffer);
+static int (*const query_batch)(sqlite3_stmt *, struct buffer *) = CURE_QUERY__BATCH ? glue_query_batch : query__batch;
 
 /*
  * Statements are alike if they differ only in digits and in what stands between single quotes: applications without bound
@@ -108,7 +110,7 @@ static bool run_here(struct exec *exec, struct gateway *gateway, bool is_query)
 		int largest = sqlite3_limit(conn, SQLITE_LIMIT_LENGTH, LARGEST);
 		struct glue_entry *entry = glue_budget_begin(conn, BUDGET);
 		req->parameters_bound = true;
-		rv = is_query ? glue_query_batch(exec->stmt, req->buffer) : glue_step_to_end(exec->stmt);
+		rv = is_query ? query_batch(exec->stmt, req->buffer) : glue_step_to_end(exec->stmt);
 		bool overrun = glue_budget_end(entry);
 		sqlite3_limit(conn, SQLITE_LIMIT_LENGTH, largest);
 		/* A read that has to be proven first (lease.c) goes the long way. */
