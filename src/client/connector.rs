@@ -162,13 +162,19 @@ impl Connector {
             let _ = reply.send(Some(ways.dial(&wanted, deadline)));
         })
         .map_err(|error| Error::internal(format!("no thread to connect to {address} on: {error}")))?;
-        match replies.recv() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // The thread has the same deadline, and knows better why it failed.
+        match replies.recv_timeout(left + limits::QUICK) {
             Ok(Some(dialled)) => {
                 let conn = dialled?;
                 self.ways.call.watch(Box::new(conn.waker()))?;
                 Ok(conn)
             }
-            _ => self.ways.call.check().and(Err(interrupted())),
+            Ok(None) => self.ways.call.check().and(Err(interrupted())),
+            Err(_) => Err(Error::new(
+                Kind::Timeout,
+                format!("connecting to {address}: no answer before the deadline"),
+            )),
         }
     }
 

@@ -72,7 +72,8 @@ fn two_voters(name: &str, prepare: impl Fn(&mut Config)) -> ([Dir; 2], [Node; 2]
 /// deposed it.
 #[test]
 fn a_leader_that_steps_down_appends_nothing_under_the_next_term() {
-    let (_dirs, [leader, follower], addresses) = two_voters("falls", |_| {});
+    let (_dirs, [leader, follower], addresses) =
+        two_voters("falls", |config| config.options.network_latency_ms = Some(600));
     let status = || instance(&leader).status().unwrap();
     let (mut first, mut second) = (connect(&leader), connect(&leader));
     exec(&mut first, "CREATE TABLE t(a)");
@@ -82,7 +83,7 @@ fn a_leader_that_steps_down_appends_nothing_under_the_next_term() {
     }
     assert!(status().leads);
     follower.destroy();
-    // Nobody confirms the first one; the second one waits for it.
+    // For as long as it takes to notice, 9 s, nobody confirms the first one; the second one waits for it.
     let before = status().last_index;
     std::thread::scope(|scope| {
         let run = |mut conn: Conn, sql: &'static str| {
