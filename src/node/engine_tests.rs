@@ -132,10 +132,15 @@ fn rows_that_nobody_reads_end_with_the_lead() {
     stream.read_some(&mut [0; 64], soon()).unwrap();
     leader.handover().unwrap();
     let until = Instant::now() + Duration::from_secs(10);
-    while stream.write_all(&0_u64.to_le_bytes(), soon()).is_ok() {
-        assert!(Instant::now() < until, "the rows still wait for their reader");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    // So few that they fit the socket's buffer.
+    let ended = loop {
+        match stream.write_all(&0_u64.to_le_bytes(), soon()) {
+            Ok(()) => assert!(Instant::now() < until, "the rows still wait for their reader"),
+            Err(error) => break error,
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert_eq!(ended.kind(), std::io::ErrorKind::BrokenPipe, "{ended}");
 }
 
 /// A follower's connection that is kept has seen a part of the index of a large WAL during a checkpoint, which maps it for
