@@ -5,7 +5,7 @@ CARGO := scripts/cargo
 .NOTPARALLEL:
 .PHONY: all lib static header demo test asan cluster-test storm peer-test setup fmt clean distclean help
 .PHONY: bench bench-peer bench-micro bench-instructions bench-growth
-.PHONY: cures fuzz-short fuzz kill9 valgrind
+.PHONY: cures fuzz-short fuzz kill9 valgrind tsan
 
 all: lib ## the shared library (default)
 
@@ -24,8 +24,11 @@ demo: lib ## the main job on real data: load, query, kill -9, and everything is 
 test: setup ## everything that must hold: Rust, C, Python
 	scripts/test
 
-asan: setup ## build with the address sanitizer over Rust and C, and run the C tests on it
+asan: setup ## build with the address sanitizer and that of undefined behaviour, and run the C and Rust tests on it
 	scripts/asan
+
+tsan: setup ## build with the thread sanitizer over Rust, its library and C, and run the C tests of threads on it
+	scripts/tsan
 
 cures: setup ## build without each cure of docs/engine-defects.md in turn: its test must fail (half an hour)
 	scripts/cures
@@ -73,7 +76,7 @@ fmt: ## format the Rust sources
 	$(CARGO) fmt
 
 clean: ## remove what was built
-	rm -rf target build/static build/asan build/cures build/fuzz build/kill9 build/logs build/libdqlitepy.a
+	rm -rf target build/static build/asan build/tsan build/cures build/fuzz build/kill9 build/logs build/libdqlitepy.a
 
 distclean: clean ## also what was downloaded
 	rm -rf build vendor/dqlite vendor/.fetch

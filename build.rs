@@ -70,6 +70,8 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("src/raft/uv_segment.c", &[("byteCrc32", "glue_crc32")]),
+    ("src/raft/configuration.c", &[("raft_malloc", "glue_raft_zeroed")]),
+    ("src/raft/uv_encoding.c", &[("raft_malloc", "glue_raft_zeroed")]),
     (
         "src/raft/uv_snapshot.c",
         &[
@@ -362,6 +364,9 @@ fn compile_glue(glue: &Path, engine: &Path, includes: &[PathBuf], without: &[Str
     for name in CURES_IN_C.iter().chain(CALLED_IN_C) {
         let is_in = !without.iter().any(|left_out| left_out == name);
         cc.define(&format!("CURE_{}", name.to_uppercase()), if is_in { "1" } else { "0" });
+    }
+    if env::var_os("CARGO_CFG_SANITIZED").is_some() {
+        cc.define("DQLITEPY_SANITIZED", None);
     }
     for file in sources(glue)? {
         cc.file(file);

@@ -612,6 +612,44 @@ static void trace_variables_of_the_engine(void)
 	dqlitepy_node_destroy(node);
 }
 
+/* How often the byte stands three times in a row in the files of this directory. */
+static int count_runs(const char *dir, int byte)
+{
+	int found = 0, files = 0;
+	DIR *entries = opendir(dir);
+	CHECK(entries != NULL);
+	for (struct dirent *entry; (entry = readdir(entries));) {
+		char path[4000];
+		snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
+		FILE *file = entry->d_type == DT_REG ? fopen(path, "rb") : NULL;
+		if (!file)
+			continue;
+		for (int c, run = 0; (c = fgetc(file)) != EOF;) {
+			run = c == byte ? run + 1 : 0;
+			found += run == 3;
+		}
+		fclose(file);
+		files++;
+	}
+	closedir(entries);
+	CHECK(files > 2);
+	return found;
+}
+
+/* A process whose memory the allocator fills with a byte, and with another one when it is freed. */
+static void nothing_of_our_memory_goes_to_the_disk(void)
+{
+	const char *dir = path_in_test_dir("node"), *address;
+	do
+		address = free_address();
+	while ((19 + strlen(address)) % 8 - 1 > 4); /* at least three bytes are left behind the members */
+	CHECK(setenv("GLIBC_TUNABLES", "glibc.malloc.perturb=165", 1) == 0);
+	struct helper helper = start_helper((const char *const[]){ "exit", "stopped", dir, address, NULL });
+	CHECK_TEXT(helper_line(&helper, 10), "ready");
+	CHECK_INT(wait_for_exit(helper.pid, 10), 0);
+	CHECK_INT(count_runs(dir, 165) + count_runs(dir, 165 ^ 0xff), 0);
+}
+
 /* A host with stdin, stdout and stderr closed: the library must not write into what got their numbers. */
 static void without_stdio(void)
 {
@@ -698,6 +736,7 @@ int main(int argc, char **argv)
 		{ "a_lost_node_is_alone", a_lost_node_is_alone, 0 },
 		{ "assertions_abort_if_asked", assertions_abort_if_asked, 60 },
 		{ "trace_variables_of_the_engine", trace_variables_of_the_engine, 0 },
+		{ "nothing_of_our_memory_goes_to_the_disk", nothing_of_our_memory_goes_to_the_disk, 0 },
 		{ "without_stdio", without_stdio, 0 },
 		{ "killed", killed, 60 },
 		{ NULL, NULL, 0 },

@@ -5,6 +5,8 @@
 pub(crate) mod fork;
 pub(crate) mod sqlite;
 mod sys;
+#[cfg(sanitized)]
+mod wrong;
 
 // Nothing of these crates is called from Rust; naming them links their C libraries.
 use libuv_sys2 as _;
