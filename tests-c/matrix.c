@@ -46,6 +46,7 @@ static const struct callee {
 	CALLEE(session_load_script, "ieszPx"),
 	CALLEE(client_create, "ilH"),
 	CALLEE(client_set_timeout, "icu"),
+	CALLEE(client_interrupt, "ic"),
 	CALLEE(client_close, "ic"),
 	CALLEE(client_add, "icka"),
 	CALLEE(client_remove, "ick"),
@@ -65,6 +66,7 @@ static const struct callee {
 	CALLEE(version_number, "k"),
 	CALLEE(version_string, "t"),
 	CALLEE(set_log_callback, "iLx"),
+	CALLEE(set_default_timeout, "iiu"),
 	CALLEE(metrics, "iiT"),
 	CALLEE(node_metrics, "iniT"),
 	CALLEE(node_create, "ikadH"),
@@ -82,6 +84,9 @@ static const struct callee {
 	CALLEE(node_set_snapshot_compression, "ini"),
 	CALLEE(node_set_network_latency_ms, "inu"),
 	CALLEE(node_set_timeout, "inu"),
+	CALLEE(node_set_start_timeout, "inu"),
+	CALLEE(node_set_stop_timeout, "inu"),
+	CALLEE(node_interrupt, "in"),
 	CALLEE(node_set_voters, "inu"),
 	CALLEE(node_set_standbys, "inu"),
 	CALLEE(node_set_failure_domain, "inU"),
@@ -189,6 +194,10 @@ static void make_all(void)
 /* Odd numbers in earlier calls must not make later ones slow. */
 static void short_patience(void)
 {
+	for (int what = DQLITEPY_FOR_CALLS; what <= DQLITEPY_FOR_STOP; what++)
+		CHECK_OK(dqlitepy_set_default_timeout(what, 0));
+	dqlitepy_node_set_timeout(good.node, 0);
+	dqlitepy_node_set_stop_timeout(good.node, 0);
 	CHECK_OK(dqlitepy_client_set_timeout(good.client, TIMEOUT_MS));
 	CHECK_OK(dqlitepy_session_set_timeout(good.session, TIMEOUT_MS));
 	CHECK_OK(dqlitepy_session_set_busy_timeout(good.session, 20));
@@ -437,7 +446,7 @@ static void tidy_up(const struct callee *callee, const uint64_t *arguments, int 
 		if (dqlitepy_session_in_transaction(good.session, &inside) == 0 && inside)
 			dqlitepy_session_rollback(good.session);
 	}
-	if (strncmp(callee->name, "client_", 7) == 0 || strstr(callee->name, "_set_"))
+	if (strncmp(callee->name, "client_", 7) == 0 || strstr(callee->name, "set_"))
 		short_patience();
 }
 
