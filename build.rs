@@ -20,6 +20,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("close", "glue_close"),
         ],
     ),
+    ("src/lib/transport.c", &[("uv_read_start", "glue_read_start")]),
     ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),
     (
         "src/fsm.c",
@@ -46,6 +47,9 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/conn.c",
         &[
             ("transport__write", "glue_transport_write"),
+            ("message__decode", "glue_message_decode"),
+            ("gateway__handle", "glue_gateway_handle"),
+            ("raftProxyAccept", "glue_raft_accept"),
             ("gateway__close_leader", "glue_gateway_close_leader"),
             ("gateway__close", "glue_gateway_close"),
         ],
@@ -94,6 +98,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[
             ("uv_read_start", "glue_raft_read_start"),
             ("uvDecodeMessage", "glue_decode_message"),
+            ("uv_close", "glue_raft_link_close"),
         ],
     ),
     (

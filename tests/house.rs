@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("node", &["db", "client", "door", "engine", "net", "wire"]),
     ("db", &["client", "render", "wire", "net", "engine"]),
     ("client", &["wire", "net"]),
-    ("door", &["wire", "net"]),
+    ("door", &["engine", "wire", "net"]),
     ("render", &["wire"]),
     ("engine", &[]),
     ("net", &[]),

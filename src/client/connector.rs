@@ -22,7 +22,7 @@ use crate::wire::{Request, Response};
 pub(crate) trait Local: Send + Sync {
     /// Its address in the cluster.
     fn address(&self) -> &str;
-    fn dial(&self, deadline: Instant) -> Result<Stream>;
+    fn dial(&self) -> Result<Stream>;
     /// The other members, as it knows them now.
     fn peers(&self) -> Vec<Address>;
 }
@@ -221,7 +221,7 @@ impl Connector {
 impl Ways {
     pub(super) fn dial(&self, address: &str, deadline: Instant) -> Result<Conn> {
         let stream = match &self.local {
-            Some(local) if local.address() == address => local.dial(deadline)?,
+            Some(local) if local.address() == address => local.dial()?,
             _ => Stream::connect_tcp(&Address::parse_peer(address, "address")?, deadline)?,
         };
         Ok(Conn::counted(stream, Arc::clone(&self.metrics)))

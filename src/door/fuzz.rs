@@ -1,84 +1,64 @@
-//! Any bytes from a client, in any pieces: only whole, checked requests pass, unchanged, wherever the pieces were cut.
+//! Any bytes from a client: only whole, checked requests are let through, wherever the pieces were cut.
 
-use super::Limits;
-use super::inbound::{Inbound, Step};
+use super::inbound::{Greeting, Later, Step};
 use crate::wire::{HEADER_LEN, Header, Request};
+
+const FIRST: u64 = 1 << 10;
+const LIMIT: u64 = 1 << 16;
 
 /// The first byte says how long the pieces are.
 pub(crate) fn door(data: &[u8]) {
     let Some((size, bytes)) = data.split_first() else {
         return;
     };
-    let whole = feed(bytes, bytes.len());
-    assert_eq!(
-        feed(bytes, usize::from(*size).max(1)),
-        whole,
-        "cut into pieces of {size}"
-    );
-    if !whole.is_link {
-        check(&whole.passed);
+    let (taken, step) = greet(bytes, bytes.len());
+    let pieces = greet(bytes, usize::from(*size).max(1));
+    assert_eq!(pieces, (taken, step), "cut into pieces of {size}");
+    if pieces.1 == Step::Request {
+        check(&bytes[HEADER_LEN..taken]);
+        follow(&bytes[taken..]);
     }
-    assert!(bytes.starts_with(&whole.passed), "what passed is not what came");
 }
 
-#[derive(Debug, Default, PartialEq)]
-struct Outcome {
-    passed: Vec<u8>,
-    requests: usize,
-    is_link: bool,
-    end: Option<Step>,
-}
-
-fn feed(bytes: &[u8], size: usize) -> Outcome {
-    let limits = Limits {
-        request: 1 << 16,
-        first_request: 1 << 10,
-        ..Limits::default()
-    };
-    let mut inbound = Inbound::new();
-    let mut outcome = Outcome::default();
-    for piece in bytes.chunks(size.max(1)) {
-        inbound.buffer().extend_from_slice(piece);
-        loop {
-            match inbound.step(&limits) {
-                Step::More => break,
-                Step::Request => outcome.requests += 1,
-                Step::Link { id, .. } if id % 2 == 1 => {
-                    outcome.is_link = true;
-                    inbound.admit();
-                }
-                end => {
-                    outcome.end = Some(end);
-                    break;
-                }
+fn greet(bytes: &[u8], size: usize) -> (usize, Step) {
+    let mut greeting = Greeting::default();
+    loop {
+        let taken = greeting.buffer().len();
+        match greeting.step(FIRST) {
+            Step::More(lacking) if taken < bytes.len() => {
+                let end = bytes.len().min(taken + lacking.min(size));
+                greeting.buffer().extend_from_slice(&bytes[taken..end]);
             }
-        }
-        let passing = inbound.passing().to_vec();
-        outcome.passed.extend_from_slice(&passing);
-        inbound.advance(passing.len());
-        if outcome.end.is_some() {
-            break;
+            step => return (taken, step),
         }
     }
-    outcome
 }
 
-/// A version word and requests that decode, with nothing between or behind them.
-fn check(passed: &[u8]) {
-    let Some((_, mut rest)) = passed.split_first_chunk::<HEADER_LEN>() else {
-        return assert!(passed.is_empty());
-    };
-    while let Some((head, after)) = rest.split_first_chunk::<HEADER_LEN>() {
-        let header = Header::parse(head);
-        let length = usize::try_from(header.body_len()).unwrap_or(usize::MAX);
-        let Some(body) = after.get(..length) else {
-            panic!("part of a request passed");
-        };
-        assert!(
-            Request::decode(header, body).is_ok(),
-            "a request passed that does not decode"
-        );
+/// As the engine asks of what follows.
+fn follow(mut rest: &[u8]) {
+    let mut later = Later::default();
+    while let Some((head, after)) = rest.split_first_chunk() {
+        let length = usize::try_from(Header::parse(head).body_len()).unwrap_or(usize::MAX);
+        if later.header(head, LIMIT).is_err() {
+            return;
+        }
+        assert!(length as u64 <= LIMIT && length > 0);
+        let Some(body) = after.get(..length) else { return };
+        if later.body(body).is_err() {
+            return;
+        }
+        check(&rest[..HEADER_LEN + length]);
         rest = &after[length..];
     }
-    assert!(rest.is_empty(), "part of a header passed");
+}
+
+/// One request that decodes, and nothing behind it.
+fn check(request: &[u8]) {
+    let Some((head, body)) = request.split_first_chunk::<HEADER_LEN>() else {
+        panic!("part of a header passed");
+    };
+    assert!(
+        Request::decode(Header::parse(head), body).is_ok(),
+        "a request passed that does not decode"
+    );
 }

@@ -1,10 +1,6 @@
-//! Cutting what a client sends into checked requests. No I/O: bytes are put in, steps come out.
+//! Checking what a client sends: its first request as it arrives, the others as the engine comes upon them. No I/O.
 
-use std::str::Utf8Error;
-
-use crate::wire::{self, Header, Refused, Request};
-
-use super::Limits;
+use crate::wire::{self, HEADER_LEN, Header, Refused, Request};
 
 const WORD: usize = 8;
 
@@ -15,182 +11,114 @@ const PARSE: u64 = 1005;
 /// What the bytes so far amount to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing further without more bytes.
-    More,
-    /// One more request may pass.
+    /// Nothing can be said before so many bytes more are there.
+    More(usize),
+    /// A request of a client, whole and in order.
     Request,
-    /// The connection wants to be a raft link. Nothing passes before [`Inbound::admit`].
+    /// The connection wants to be a raft link.
     Link { id: u64, address: String },
-    /// A request that must not reach the engine; nothing after it is looked at.
+    /// A request that must not reach the engine.
     Refused(Refused),
     /// The first word is none that a client of dqlite sends.
     Stranger,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Version,
-    First,
-    Requests,
-    Link,
+/// The version word and the first request. Not a byte of what follows is taken, so that the engine can go on from there.
+#[derive(Default)]
+pub(super) struct Greeting {
+    bytes: Vec<u8>,
 }
 
-/// The bytes of one client: first those that may pass on, then those not looked at yet.
-pub(super) struct Inbound {
-    buffer: Vec<u8>,
-    /// Up to here bytes have been passed on.
-    sent: usize,
-    /// Up to here bytes may be passed on.
-    passed: usize,
-    /// Up to here bytes have been looked at.
-    seen: usize,
-    stage: Stage,
-}
-
-impl Inbound {
-    pub(super) fn new() -> Self {
-        Self {
-            buffer: Vec::new(),
-            sent: 0,
-            passed: 0,
-            seen: 0,
-            stage: Stage::Version,
-        }
-    }
-
-    /// Where arriving bytes are to be appended.
+impl Greeting {
+    /// Where arriving bytes are to be appended, never more than [`Step::More`] asked for.
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.buffer
+        &mut self.bytes
     }
 
-    /// Bytes that may be passed on now.
-    pub(super) fn passing(&self) -> &[u8] {
-        self.buffer.get(self.sent..self.passed).unwrap_or_default()
-    }
-
-    /// The first `count` of the passing bytes have been passed on.
-    pub(super) fn advance(&mut self, count: usize) {
-        self.sent = self.passed.min(self.sent + count);
-        if self.sent == self.passed {
-            // What is left is the start of a request, at most one read long unless it is the
-            // request itself.
-            self.buffer.drain(..self.sent);
-            self.seen -= self.sent;
-            (self.sent, self.passed) = (0, 0);
-        }
-    }
-
-    /// Throws away what may not pass (or not any more), so that the memory is free.
-    pub(super) fn forget_rest(&mut self) {
-        self.buffer.truncate(self.passed);
-        self.seen = self.passed;
-    }
-
-    /// No request has been seen whole yet.
-    pub(super) fn in_handshake(&self) -> bool {
-        matches!(self.stage, Stage::Version | Stage::First)
-    }
-
-    /// A request has started and not ended.
-    pub(super) fn in_request(&self) -> bool {
-        self.buffer.len() > self.seen
-    }
-
-    /// How many bytes the request that has started still lacks; 0 if that is not known.
-    pub(super) fn lacking(&self) -> usize {
-        match self.header() {
-            Some((_, end)) if self.stage != Stage::Version => end.saturating_sub(self.buffer.len()),
-            _ => 0,
-        }
-    }
-
-    /// Looks at the next piece. To be called until it wants more.
-    pub(super) fn step(&mut self, limits: &Limits) -> Step {
-        if self.stage == Stage::Version {
-            match self.version() {
-                None => return Step::More,
-                Some(false) => return Step::Stranger,
-                // Seen but not passed: the engine hears of a client only once that has said
-                // something valid.
-                Some(true) if cfg!(without = "checks") => self.stage = Stage::Link,
-                Some(true) => (self.seen, self.stage) = (WORD, Stage::First),
-            }
-        }
-        match self.stage {
-            Stage::Link => {
-                self.seen = self.buffer.len();
-                self.passed = self.seen;
-                Step::More
-            }
-            Stage::Requests => self.request(limits.request),
-            Stage::Version | Stage::First => self.request(limits.first_request),
-        }
-    }
-
-    /// The link that [`Step::Link`] told of may pass, and everything after it.
-    pub(super) fn admit(&mut self) {
-        self.stage = Stage::Link;
-    }
-
-    /// Whether the first word is a version that the engine takes, once it is there.
-    fn version(&self) -> Option<bool> {
-        let word = u64::from_le_bytes(*self.buffer.first_chunk::<WORD>()?);
-        Some(word == wire::VERSION || word == wire::VERSION_LEGACY)
-    }
-
-    /// The header at hand, and where its request ends.
-    fn header(&self) -> Option<(Header, usize)> {
-        let header = Header::parse(self.buffer.get(self.seen..)?.first_chunk::<WORD>()?);
-        let body = usize::try_from(header.body_len()).unwrap_or(usize::MAX);
-        Some((header, (self.seen + WORD).saturating_add(body)))
-    }
-
-    fn request(&mut self, limit: u64) -> Step {
-        let Some((header, end)) = self.header() else {
-            return Step::More;
+    pub(super) fn step(&self, limit: u64) -> Step {
+        let missing = |end: usize| Step::More(end.saturating_sub(self.bytes.len()));
+        let Some((version, rest)) = self.bytes.split_first_chunk() else {
+            return missing(WORD);
         };
-        // All that a header can be refused for, before its body is waited for.
-        if let Err(refused) = header.check_request() {
-            return Step::Refused(refused);
+        if !matches!(u64::from_le_bytes(*version), wire::VERSION | wire::VERSION_LEGACY) {
+            return Step::Stranger;
         }
-        if header.body_len() > limit {
-            let message = format!(
-                "a request of {} bytes, where at most {limit} are taken",
-                header.body_len()
-            );
-            return refuse(TOO_BIG, message);
+        if cfg!(without = "checks") {
+            return Step::Request;
         }
-        let Some(body) = self.buffer.get(self.seen + WORD..end) else {
-            return Step::More;
+        let Some((head, body)) = rest.split_first_chunk() else {
+            return missing(WORD + HEADER_LEN);
         };
+        let header = match check_header(head, limit) {
+            Ok(header) => header,
+            Err(refused) => return Step::Refused(refused),
+        };
+        let length = usize::try_from(header.body_len()).unwrap_or(usize::MAX);
+        if body.len() < length {
+            return Step::More(length - body.len());
+        }
         match Request::decode(header, body) {
             Err(refused) => Step::Refused(refused),
-            Ok(Request::Connect { id, address }) => self.link(id, str::from_utf8(address).map(str::to_owned), end),
-            Ok(_) => {
-                (self.seen, self.passed, self.stage) = (end, end, Stage::Requests);
-                Step::Request
-            }
+            Ok(Request::Connect { id, address }) => match str::from_utf8(address) {
+                Ok(address) => Step::Link {
+                    id,
+                    address: address.to_owned(),
+                },
+                Err(_) => Step::Refused(parse("CONNECT: address: not UTF-8")),
+            },
+            Ok(_) => Step::Request,
         }
-    }
-
-    /// A raft link takes the whole connection, so it is the first request or none.
-    fn link(&mut self, id: u64, address: Result<String, Utf8Error>, end: usize) -> Step {
-        if self.stage != Stage::First {
-            return refuse(PARSE, "CONNECT: only the first request of a connection may be one");
-        }
-        let Ok(address) = address else {
-            return refuse(PARSE, "CONNECT: address: not UTF-8");
-        };
-        self.seen = end;
-        Step::Link { id, address }
     }
 }
 
-fn refuse(code: u64, message: impl Into<String>) -> Step {
-    Step::Refused(Refused {
-        code,
-        message: message.into(),
-    })
+/// The requests behind the first.
+#[derive(Default)]
+pub(super) struct Later {
+    header: Option<Header>,
+}
+
+impl Later {
+    /// All that a header can be refused for, before there is room for its body.
+    pub(super) fn header(&mut self, bytes: &[u8; HEADER_LEN], limit: u64) -> Result<(), Refused> {
+        if cfg!(without = "checks") {
+            return Ok(());
+        }
+        let header = check_header(bytes, limit)?;
+        if header.makes_link() {
+            return Err(parse("CONNECT: only the first request of a connection may be one"));
+        }
+        self.header = Some(header);
+        Ok(())
+    }
+
+    /// The body that belongs to the last header.
+    pub(super) fn body(&mut self, body: &[u8]) -> Result<(), Refused> {
+        self.header
+            .take()
+            .map_or(Ok(()), |header| Request::decode(header, body).map(drop))
+    }
+}
+
+fn check_header(bytes: &[u8; HEADER_LEN], limit: u64) -> Result<Header, Refused> {
+    let header = Header::parse(bytes);
+    header.check_request()?;
+    if header.body_len() > limit {
+        return Err(Refused {
+            code: TOO_BIG,
+            message: format!(
+                "a request of {} bytes, where at most {limit} are taken",
+                header.body_len()
+            ),
+        });
+    }
+    Ok(header)
+}
+
+fn parse(message: &str) -> Refused {
+    Refused {
+        code: PARSE,
+        message: message.to_owned(),
+    }
 }
 
 #[cfg(test)]

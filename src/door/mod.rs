@@ -1,25 +1,24 @@
 //! The node's front door: what the network may say to the engine.
 //!
-//! The engine can be killed by a handful of bytes, so it listens only on an abstract socket of this
-//! process, and the node's address belongs to the door. A door accepts connections, checks the
-//! version word and every request whole, and passes on what is in order; answers go back unread. A
-//! connection whose first request is CONNECT is a raft link: if the node expects that peer, its
-//! bytes pass untouched from then on.
+//! The engine can be killed by a handful of bytes, so the node's address belongs to the door, and no byte reaches the engine
+//! unseen. A door accepts connections and reads up to the end of the first request. If that is in order, the engine gets
+//! the socket and serves it from then on, without the door in between; before it looks at a request it asks `visit`,
+//! on its own thread (docs/adr/0008). A connection whose first request is CONNECT is a raft link: if the node expects that
+//! peer, nothing is asked any more.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `inbound` | cutting the stream of a client into checked requests, without I/O |
-//! | `connection` | one client, its connection to the engine, and the bytes between them |
-//! | `socket` | one end of a connection: edge-triggered readiness, reading and writing |
-//! | `buffers` | who holds which memory |
+//! | `inbound` | checking requests, without I/O |
+//! | `connection` | one client: its first request, the handing over, the last words |
+//! | `visit` | what the engine asks meanwhile |
+//! | `socket` | a client's socket |
 //! | `accept` | taking connections in, also when descriptors run out |
-//! | `reactor` | the thread: readiness, deadlines, dialling |
+//! | `reactor` | the thread: readiness, deadlines, who makes room |
 //!
 //! One thread serves all connections, so that a thousand strangers cost a thousand small structs
 //! and nothing else.
 
 mod accept;
-mod buffers;
 mod connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -28,43 +27,39 @@ mod reactor;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod visit;
 
-use std::collections::VecDeque;
 use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::error::{Error, Kind, Result};
+use crate::engine::visit::Check;
+use crate::error::{Error, Result};
 use crate::net::sys::{self, EventFd};
 
 /// Whether a raft link from the node of this id and address may come in.
 pub(crate) type Admit = Box<dyn Fn(u64, &str) -> bool + Send + Sync>;
 
-/// Told, on the door's thread, when the raft link from the node of this id has ended.
-pub(crate) type LinkEnded = Box<dyn Fn(u64) + Send + Sync>;
+/// Takes a connection over, with the bytes that were read of it.
+pub(crate) type Engine = Box<dyn Fn(OwnedFd, &[u8], Check) -> Result<()> + Send + Sync>;
 
-/// What a door is opened with.
+/// What a door is opened with. Both are called on the door's thread while every other connection waits: they must be quick.
 pub(crate) struct Options {
-    /// The engine's abstract socket, `@` and a name.
-    pub(crate) upstream: String,
     pub(crate) limits: Limits,
-    /// Called on the door's thread while every other connection waits: it must be quick.
     pub(crate) admit: Admit,
-    pub(crate) link_ended: LinkEnded,
+    pub(crate) engine: Engine,
 }
 
 /// What one door spends on strangers, at most.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// Connections at a time. Each can take three descriptors of the process (the client, our end
-    /// and the engine's), so a process with a small `ulimit -n` gets fewer: the host keeps half of
-    /// its descriptors for itself.
+    /// Connections at a time. Each can take two descriptors of the process (ours and the engine's), so a process with a
+    /// small `ulimit -n` gets fewer: the host keeps half of its descriptors for itself.
     pub(crate) connections: usize,
     /// Connections beyond that number which may become raft links and nothing else, so that no
     /// number of clients cuts the node off from its cluster.
@@ -78,15 +73,15 @@ pub(crate) struct Limits {
     pub(crate) first_request: u64,
     /// Memory for requests that are still arriving, over all connections: two of the largest at a
     /// time.
-    pub(crate) collected: usize,
-    /// Bytes held for a side that does not take them. While they wait, nothing more is read from
-    /// the other side.
-    pub(crate) buffer: usize,
+    pub(crate) arriving: u64,
     /// From accept to the end of the first request.
     pub(crate) handshake: Duration,
     /// The longest pause inside a request.
     pub(crate) pause: Duration,
-    /// The longest pause while the rest is passed on after one side has ended.
+    /// How long a client may leave its answer unread. As long as it reads, a host that is gone is noticed sooner; but to
+    /// the kernel's timer a program that pauses between two rows looks the same as a dead host.
+    pub(crate) unread: Duration,
+    /// How long our last words may take.
     pub(crate) drain: Duration,
     /// How long to wait for a client to close after our last words. Closing first, with bytes of it
     /// unread, would reset the connection, and it might never see them.
@@ -100,10 +95,10 @@ impl Default for Limits {
             links: 64,
             request: 1 << 30,
             first_request: 64 << 10,
-            collected: 2 << 30,
-            buffer: 256 << 10,
+            arriving: 2 << 30,
             handshake: Duration::from_secs(10),
             pause: Duration::from_secs(30),
+            unread: Duration::from_secs(600),
             drain: Duration::from_secs(30),
             linger: Duration::from_secs(1),
         }
@@ -128,37 +123,31 @@ pub(crate) struct Door {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the door's thread and its owner both see.
+/// What the door's thread, its owner and the engine's thread see.
 struct Shared {
     wake: EventFd,
     stop: AtomicBool,
-    dials: Mutex<Dials>,
+    /// Connections that the engine has done with.
+    left: Mutex<Vec<Left>>,
     accepted: AtomicU64,
     refused: AtomicU64,
     open: AtomicU64,
 }
 
-#[derive(Default)]
-struct Dials {
-    queue: VecDeque<Dial>,
-    /// The thread has gone; nobody would answer.
-    over: bool,
-}
-
-/// A wish for a connection to the engine.
-struct Dial {
-    deadline: Instant,
-    answer: SyncSender<Result<UnixStream>>,
+/// The engine has closed its side of this connection; the door says what is left to be said.
+struct Left {
+    id: u64,
+    last_words: Vec<u8>,
 }
 
 impl Door {
-    /// Serves `listener` on a thread of its own, in the network namespace of the caller.
+    /// Serves `listener` on a thread of its own.
     pub(crate) fn open(listener: TcpListener, options: Options) -> Result<Self> {
         let failed = |error| Error::internal(format!("opening the door: {error}"));
         let shared = Arc::new(Shared {
             wake: EventFd::new().map_err(failed)?,
             stop: AtomicBool::new(false),
-            dials: Mutex::default(),
+            left: Mutex::default(),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             open: AtomicU64::new(0),
@@ -169,27 +158,6 @@ impl Door {
             shared,
             thread: Mutex::new(Some(thread)),
         })
-    }
-
-    /// Connects to the engine, in blocking mode. The door's thread does it, because an abstract
-    /// name means something only in the network namespace that the engine was started in, and the
-    /// caller may have left that.
-    pub(crate) fn dial(&self, deadline: Instant) -> Result<UnixStream> {
-        let closed = || Error::new(Kind::Shutdown, "the node's door is closed");
-        let (answer, waiting) = mpsc::sync_channel(1);
-        {
-            let mut dials = self.shared.dials.lock();
-            if dials.over {
-                return Err(closed());
-            }
-            dials.queue.push_back(Dial { deadline, answer });
-        }
-        self.shared.wake.signal();
-        match waiting.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => Err(dial_timeout()),
-            Err(RecvTimeoutError::Disconnected) => Err(closed()),
-        }
     }
 
     /// Stops listening and ends every connection before it returns. Later calls find nothing to do.
@@ -225,8 +193,4 @@ impl Drop for Door {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn dial_timeout() -> Error {
-    Error::new(Kind::Timeout, "the engine took no connection before the deadline")
 }

@@ -5,6 +5,7 @@
 pub(crate) mod fork;
 pub(crate) mod sqlite;
 mod sys;
+pub(crate) mod visit;
 #[cfg(sanitized)]
 mod wrong;
 
@@ -46,6 +47,7 @@ pub(crate) struct Options<'a> {
     pub(crate) block_size: Option<u32>,
     pub(crate) failure_domain: u64,
     pub(crate) weight: u64,
+    pub(crate) strangers: visit::Limits,
 }
 
 /// When a snapshot is due, and how much of the log stays behind it.
@@ -162,7 +164,6 @@ pub(crate) struct Engine {
     /// None once it was stopped. Requests hold the lock shared, so that none reaches a node that is being stopped.
     node: RwLock<Option<Raw>>,
     callbacks: Mutex<Option<Box<Callbacks>>>,
-    socket: String,
 }
 
 /// The glue's node. Its functions may be called from any thread; that stop comes last is the lock's business.
@@ -210,6 +211,12 @@ impl Engine {
             lost: Some(lost),
             progress: Some(progress),
             data: ptr::from_ref::<Callbacks>(&callbacks).cast_mut().cast(),
+            arriving: options.strangers.arriving,
+            pause_ms: visit::millis(options.strangers.pause),
+            unread_ms: visit::millis(options.strangers.unread),
+            unacknowledged_ms: visit::millis(options.strangers.unacknowledged),
+            check: Some(visit::check),
+            left: Some(visit::left),
         };
         let mut node = ptr::null_mut();
         let mut reason = [0 as c_char; sys::GLUE_ERRMSG_SIZE as usize];
@@ -217,16 +224,10 @@ impl Engine {
         // stays, and it is freed only after stop or never (see `forget_if_lost`).
         let code = unsafe { sys::glue_node_start(&raw, &mut node, reason.as_mut_ptr(), reason.len()) };
         match NonNull::new(node) {
-            Some(node) if code == 0 => {
-                // SAFETY: a started node has a bind address, a string that lives until stop.
-                let socket = unsafe { CStr::from_ptr(sys::glue_node_socket(node.as_ptr())) };
-                let socket = socket.to_string_lossy().into_owned();
-                Ok(Self {
-                    node: RwLock::new(Some(Raw(node))),
-                    callbacks: Mutex::new(Some(callbacks)),
-                    socket,
-                })
-            }
+            Some(node) if code == 0 => Ok(Self {
+                node: RwLock::new(Some(Raw(node))),
+                callbacks: Mutex::new(Some(callbacks)),
+            }),
             _ => {
                 let refusal = callbacks.refusal.lock().take();
                 // SAFETY: the glue terminates the buffer.
@@ -237,11 +238,6 @@ impl Engine {
                 Err(refusal.unwrap_or_else(|| Error::internal(reason)))
             }
         }
-    }
-
-    /// The abstract socket that the engine listens on, `@name`.
-    pub(crate) fn socket(&self) -> &str {
-        &self.socket
     }
 
     /// How raft stands on this node, as its loop says.
@@ -271,14 +267,6 @@ impl Engine {
             role: u64::try_from(status.role).ok(),
             databases: status.databases,
         })
-    }
-
-    /// The raft link from this peer ended; if it was the leader, there will be an election at once.
-    pub(crate) fn link_lost(&self, peer: u64) {
-        if let Some(Raw(raw)) = *self.node.read() {
-            // SAFETY: the lock keeps the node from being stopped.
-            unsafe { sys::glue_node_link_lost(raw.as_ptr(), peer) };
-        }
     }
 
     /// The descriptor that holds the lock on the data directory.

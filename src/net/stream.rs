@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 
 use crate::error::{Error, Kind, Result};
 use crate::net::{Address, sys};
@@ -122,21 +122,7 @@ impl Stream {
         Ok(Self::new(dial(address, deadline)?.into(), true))
     }
 
-    /// Connects to an abstract socket of this host, named `@name`.
-    pub(crate) fn connect_local(name: &str, deadline: Instant) -> Result<Self> {
-        let failed = |error: &io::Error| explain(&name, Some(error));
-        let place = local_address(name)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(|e| failed(&e))?;
-        // With a full backlog the kernel waits as long as the send timeout says.
-        socket
-            .set_write_timeout(Some(left.max(Duration::from_millis(1))))
-            .and_then(|()| socket.connect(&place))
-            .map_err(|e| failed(&e))?;
-        Ok(Self::new(socket.into(), false))
-    }
-
-    /// Takes over a connection in blocking mode, as the door gives it.
+    /// Takes over a connection in blocking mode, as the engine gives it.
     pub(crate) fn from_unix(stream: UnixStream) -> Self {
         Self::new(stream.into(), false)
     }
@@ -272,17 +258,6 @@ impl Waker {
             shared.wake();
         }
     }
-}
-
-/// The socket address of `@name`: a NUL in place of the `@`.
-pub(crate) fn local_address(name: &str) -> Result<SockAddr> {
-    let bad = || {
-        Error::invalid(format!(
-            "{name:?} is not the name of an abstract socket, such as @3efb9"
-        ))
-    };
-    let rest = name.strip_prefix('@').filter(|rest| !rest.is_empty()).ok_or_else(bad)?;
-    SockAddr::unix(format!("\0{rest}")).map_err(|_| bad())
 }
 
 fn explain(address: &impl std::fmt::Display, error: Option<&io::Error>) -> Error {

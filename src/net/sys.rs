@@ -83,16 +83,16 @@ pub(crate) fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
-/// What to be told about a descriptor, edge-triggered unless `LEVEL`.
+/// What to be told about a descriptor, besides errors.
 #[derive(Clone, Copy)]
 pub(crate) struct Interest(u32);
 
 impl Interest {
-    const EDGE: u32 = libc::EPOLLET as u32;
     pub(crate) const NOTHING: Self = Self(0);
     pub(crate) const READ_LEVEL: Self = Self(libc::EPOLLIN as u32);
-    pub(crate) const READ: Self = Self(libc::EPOLLIN as u32 | libc::EPOLLRDHUP as u32 | Self::EDGE);
-    pub(crate) const READ_WRITE: Self = Self(Self::READ.0 | libc::EPOLLOUT as u32);
+    pub(crate) const WRITE_LEVEL: Self = Self(libc::EPOLLOUT as u32);
+    /// That the other side will send no more, told once.
+    pub(crate) const END: Self = Self(libc::EPOLLRDHUP as u32 | libc::EPOLLET as u32);
 }
 
 /// One report of epoll.
@@ -105,15 +105,6 @@ pub(crate) struct Ready {
 impl Ready {
     fn has(self, flags: libc::c_int) -> bool {
         self.flags & flags as u32 != 0
-    }
-
-    pub(crate) fn writable(self) -> bool {
-        self.has(libc::EPOLLOUT)
-    }
-
-    /// There are bytes, or an end, or an error to read.
-    pub(crate) fn readable(self) -> bool {
-        self.has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR)
     }
 
     /// The other side will send no more.
@@ -305,9 +296,9 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8], wait: bool) -> io::Resul
     check_size(unsafe { libc::recv(fd.as_fd().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
 }
 
-/// Appends what has arrived to `buffer`, without blocking and without growing it: spare capacity is
-/// the limit.
-pub(crate) fn receive_more(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+/// Appends what has arrived to `buffer`, at most `most` bytes, without blocking and without growing it: spare capacity is
+/// a limit, too.
+pub(crate) fn receive_more(fd: impl AsFd, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
     let received = retry(|| {
         let spare = buffer.spare_capacity_mut();
         // SAFETY: the spare capacity is writable for its length, initialised or not.
@@ -315,7 +306,7 @@ pub(crate) fn receive_more(fd: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<us
             libc::recv(
                 fd.as_fd().as_raw_fd(),
                 spare.as_mut_ptr().cast(),
-                spare.len(),
+                spare.len().min(most),
                 libc::MSG_DONTWAIT,
             )
         })

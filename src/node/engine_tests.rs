@@ -16,9 +16,9 @@ const APPEND_ENTRIES: u64 = 1;
 const REQUEST_VOTE: u64 = 3;
 const INSTALL_SNAPSHOT: u64 = 5;
 
-/// A link as another member opens it, on the engine's own socket, where nobody asks who it is.
+/// A link as another member opens it, past the door, where nobody asks who it is.
 fn link(node: &Node, id: u64, address: &str) -> Stream {
-    let stream = Stream::connect_local(&instance(node).socket(), soon()).unwrap();
+    let stream = instance(node).dial_stream().unwrap();
     let mut bytes = 1_u64.to_le_bytes().to_vec();
     Request::Connect {
         id,
@@ -118,7 +118,7 @@ fn rows_that_nobody_reads_end_with_the_lead() {
     let session = cluster.nodes[0].1.open_session("test.db", Arc::default()).unwrap();
     let leads = session.leader().unwrap();
     let (_, leader) = cluster.nodes.iter().find(|(address, _)| *address == leads).unwrap();
-    let stream = Stream::connect_local(&instance(leader).socket(), soon()).unwrap();
+    let stream = instance(leader).dial_stream().unwrap();
     let mut bytes = 1_u64.to_le_bytes().to_vec();
     Request::Open {
         name: b"test.db",

@@ -193,6 +193,7 @@ impl Instance {
             block_size: set.block_size,
             failure_domain: set.failure_domain,
             weight: set.weight,
+            strangers: strangers(&door::Limits::default()),
         };
         let owner: Arc<dyn engine::Owner> = Arc::<Watch>::clone(&self.watch);
         let engine = Engine::start(&options, owner).map_err(|error| {
@@ -218,18 +219,19 @@ impl Instance {
         Ok(())
     }
 
-    /// The door admits as raft peers only members, and tells the engine when a peer's link ends.
+    /// The door admits as raft peers only members.
     fn open_door(&self, listener: TcpListener, engine: &Arc<Engine>) -> Result<Door> {
-        let socket = engine.socket().to_owned();
+        let (asked, server) = (Arc::downgrade(engine), Arc::downgrade(engine));
         let (watch, config) = (Arc::clone(&self.watch), self.config.clone());
         let admit = move |id: u64, address: &str| {
             if cfg!(without = "admission") {
                 return true;
             }
             let deadline = Instant::now() + ASK_ENGINE;
-            let asked =
-                Stream::connect_local(&socket, deadline).and_then(|stream| members(&mut Conn::new(stream), deadline));
-            match asked.as_deref() {
+            let known = upgrade(&asked)
+                .and_then(|engine| engine.dial())
+                .and_then(|stream| members(&mut Conn::new(Stream::from_unix(stream)), deadline));
+            match known.as_deref() {
                 // A node that belongs to no cluster yet waits for the leader of the one that it was told to join.
                 Ok([]) => watch.peers(&config).iter().any(|peer| peer.to_string() == address),
                 Ok(members) => members
@@ -238,16 +240,10 @@ impl Instance {
                 Err(_) => false,
             }
         };
-        let engine_of_links = Arc::downgrade(engine);
         let options = door::Options {
-            upstream: engine.socket().to_owned(),
             limits: door::Limits::default(),
             admit: Box::new(admit),
-            link_ended: Box::new(move |peer| {
-                if let Some(engine) = engine_of_links.upgrade() {
-                    engine.link_lost(peer);
-                }
-            }),
+            engine: Box::new(move |socket, first, check| upgrade(&server)?.take(socket, first, check)),
         };
         Door::open(listener, options)
     }
@@ -325,7 +321,7 @@ impl Instance {
     /// The members as this node knows them.
     pub(crate) fn members(&self) -> Result<Vec<Member>> {
         let deadline = Instant::now() + ASK_ENGINE;
-        members(&mut self.dial(deadline)?, deadline)
+        members(&mut self.dial()?, deadline)
     }
 
     /// How raft stands on this node.
@@ -334,8 +330,12 @@ impl Instance {
     }
 
     /// A connection to the engine that does not leave the process.
-    pub(crate) fn dial(&self, deadline: Instant) -> Result<Conn> {
-        Ok(Conn::new(Stream::from_unix(self.core()?.door.dial(deadline)?)))
+    pub(crate) fn dial(&self) -> Result<Conn> {
+        Ok(Conn::new(self.dial_stream()?))
+    }
+
+    pub(super) fn dial_stream(&self) -> Result<Stream> {
+        Ok(Stream::from_unix(self.core()?.engine.dial()?))
     }
 
     /// Nobody gets in from outside any more.
@@ -400,12 +400,6 @@ impl Instance {
         let core = self.core.lock().clone();
         core.ok_or_else(|| Error::new(Kind::Stopped, format!("the node at {} is stopped", self.me.address)))
     }
-
-    /// The engine's own socket, behind the door.
-    #[cfg(test)]
-    pub(crate) fn socket(&self) -> String {
-        self.core().unwrap().engine.socket().to_owned()
-    }
 }
 
 impl Drop for Instance {
@@ -423,10 +417,10 @@ impl Local for Inside {
         &self.1
     }
 
-    fn dial(&self, deadline: Instant) -> Result<Stream> {
+    fn dial(&self) -> Result<Stream> {
         let stopped = || Error::new(Kind::Stopped, format!("the node at {} is stopped", self.1));
         let instance = self.0.upgrade().ok_or_else(stopped)?;
-        Ok(Stream::from_unix(instance.core()?.door.dial(deadline)?))
+        instance.dial_stream()
     }
 
     fn peers(&self) -> Vec<Address> {
@@ -434,6 +428,22 @@ impl Local for Inside {
             .upgrade()
             .map(|instance| instance.watch.peers(&instance.config))
             .unwrap_or_default()
+    }
+}
+
+fn upgrade(engine: &Weak<Engine>) -> Result<Arc<Engine>> {
+    engine
+        .upgrade()
+        .ok_or_else(|| Error::new(Kind::Stopped, "the engine is stopped"))
+}
+
+/// What the engine holds them to once the door has handed them over.
+fn strangers(limits: &door::Limits) -> engine::visit::Limits {
+    engine::visit::Limits {
+        arriving: limits.arriving,
+        pause: limits.pause,
+        unread: limits.unread,
+        unacknowledged: net::UNACKNOWLEDGED,
     }
 }
 

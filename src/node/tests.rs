@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::client::Conn;
 use crate::engine;
-use crate::net::Stream;
 use crate::wire::{Params, Request, Response};
 
 pub(super) struct Dir(PathBuf);
@@ -77,9 +76,9 @@ pub(super) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
-/// A connection to the engine's own socket, behind the door, with the test's database open.
+/// A connection to the engine that no door has seen, with the test's database open.
 pub(super) fn connect(node: &Node) -> Conn {
-    let mut conn = Conn::new(Stream::connect_local(&instance(node).socket(), soon()).unwrap());
+    let mut conn = instance(node).dial().unwrap();
     let open = Request::Open {
         name: b"test.db",
         flags: 0,
@@ -106,7 +105,7 @@ fn occupy(node: &Node) -> Conn {
 }
 
 /// DESCRIBE with a format that the engine answers twice, which it then asserts against. The door does not let it pass,
-/// so it goes to the engine's own socket.
+/// so it goes to the engine itself.
 fn strike(node: &Node) {
     let _ = connect(node).call(&Request::Describe { format: 9 }, soon());
 }

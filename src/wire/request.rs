@@ -79,6 +79,11 @@ impl Header {
         }
         Ok(())
     }
+
+    /// Whether it makes the connection a raft link, which takes all that follows.
+    pub(crate) fn makes_link(self) -> bool {
+        spec(self.kind).is_some_and(|spec| !spec.client)
+    }
 }
 
 impl<'a> Request<'a> {

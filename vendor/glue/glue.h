@@ -38,6 +38,14 @@ struct glue_progress {
 	uint64_t done, total;
 };
 
+/* What is asked about a connection of a stranger. */
+enum glue_moment {
+	GLUE_HEADER,  /* may a request with this header of 8 bytes come in? */
+	GLUE_REQUEST, /* here it is, without its header */
+	GLUE_PAUSED,  /* it stopped in the middle of a request */
+	GLUE_FLOODED, /* too much is arriving on all connections together */
+};
+
 struct glue_options {
 	uint64_t id;
 	const char *address;
@@ -61,15 +69,28 @@ struct glue_options {
 	/* Called on the loop's thread, when a stage begins and every second: it must be quick. */
 	void (*progress)(void *data, const struct glue_progress *progress);
 	void *data;
+	/* What strangers may do behind their first request: bytes of requests that are arriving, on all connections together;
+	 * a pause inside a request; how long they may leave an answer unread, and how long unacknowledged if they read. */
+	uint64_t arriving;
+	unsigned pause_ms, unread_ms, unacknowledged_ms;
+	/* Called on the loop's thread with the data of a glue_visit; false ends the connection. */
+	bool (*check)(void *visit, enum glue_moment moment, const uint8_t *bytes, size_t size);
+	/* The same: the engine's part of the connection is over. Called once, on any thread. */
+	void (*left)(void *visit);
+};
+
+/* A connection for the engine to take in, as if its listener had accepted it. */
+struct glue_visit {
+	int fd;
+	const uint8_t *first; /* what was read of it: up to a whole first request, which is in order; copied */
+	size_t first_size;
+	void *data; /* for `check` and `left`; NULL: it is trusted, and nothing is asked or told */
 };
 
 struct glue_node;
 
 /* Blocks until the loop runs. On failure returns non-zero, leaves nothing behind and writes the reason. */
 int glue_node_start(const struct glue_options *options, struct glue_node **out, char *reason, size_t size);
-
-/* The abstract socket that the engine listens on, "@..."; borrowed until stop. */
-const char *glue_node_socket(const struct glue_node *node);
 
 /* Blocks until the loop has ended; the node is gone afterwards. Non-zero if the engine reported an error. */
 int glue_node_stop(struct glue_node *node);
@@ -92,8 +113,8 @@ struct glue_status {
 /* Asks the loop; 0, or an errno (ETIMEDOUT if the loop did not answer in time). Any thread, until stop begins. */
 int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_status *status);
 
-/* The raft link from this peer has ended; if it was the leader, an election begins soon. Any thread, until stop begins. */
-void glue_node_link_lost(struct glue_node *node, uint64_t peer);
+/* 0: descriptor and data are the node's from here on. Otherwise an errno, and they are not. Any thread, until stop begins. */
+int glue_node_take(struct glue_node *node, const struct glue_visit *visit);
 
 /* The lock's descriptor, for a forked child to close. */
 int glue_node_lock_fd(const struct glue_node *node);

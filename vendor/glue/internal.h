@@ -62,10 +62,11 @@ struct glue_pool *glue_pool_of(uv_loop_t *loop);
 /* Requests from outside to a running loop. Opened before the loop runs, detached on its thread after it has ended. */
 struct dqlite_node;
 struct glue_loop;
-struct glue_loop *glue_loop_open(struct dqlite_node *engine);
+struct glue_loop *glue_loop_open(struct dqlite_node *engine, const struct glue_options *options);
 void glue_loop_detach(struct glue_loop *loop);
 void glue_loop_free(struct glue_loop *loop);
 struct glue_loop *glue_loop_of(struct glue_node *node);
+struct glue_loop *glue_loop_here(void);
 struct raft;
 struct glue_loop *glue_loop_of_raft(struct raft *raft);
 
@@ -86,6 +87,25 @@ bool glue_is_falling(void);
 bool glue_lease_covers(struct raft *raft);
 /* Any thread: the engine was given this socket as its link to a peer. */
 void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
+
+/* The raft link from this peer has ended; if it was the leader, an election begins soon. On the loop's thread. */
+void glue_loop_link_lost(uint64_t peer);
+
+/* Connections that were handed over. Opened before the loop runs, detached on its thread after it has ended. */
+struct glue_visits;
+struct glue_visits *glue_visits_open(struct dqlite_node *engine, const struct glue_options *options);
+void glue_visits_detach(struct glue_visits *visits);
+/* Those of the node that this thread, its loop's, belongs to. */
+struct glue_visits *glue_visits_here(void);
+struct glue_visitor;
+struct glue_visitor *glue_visitor_new(const struct glue_visit *visit);
+/* On the loop's thread. */
+void glue_visitor_enter(struct glue_visitor *visitor);
+/* Closes the descriptor of one that did not enter; any thread. */
+void glue_visitor_send_away(struct glue_visitor *visitor, const struct glue_options *options);
+/* The client does not take its answer, or takes it again. */
+struct conn;
+void glue_visitor_held_up(struct conn *conn, bool held_up);
 
 /* The statement that runs next on this connection of SQLite belongs to the client behind this socket. */
 struct sqlite3;

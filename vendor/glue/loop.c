@@ -1,6 +1,6 @@
 /*
- * What is asked of a running loop from outside: how raft stands, to begin an election when a leader's link ended, and to
- * watch the links that this node opened.
+ * What is asked of a running loop from outside: how raft stands, to take in a connection, and to watch the links that this
+ * node opened. And what the end of a link means: a leader that is gone is replaced at once.
  *
  * raft's structures belong to the loop's thread, so these are requests that an async handle brings there.
  */
@@ -30,12 +30,13 @@ enum { FIRST_PAUSE_MS = 60, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, ATTEMPTS =
 /* How long what a leader had sent before its link ended may still make this node follow it. */
 enum { LAST_WORDS_MS = 300 };
 
-enum wish { INSPECT, LINK_LOST, LINK_OPENED };
+enum wish { INSPECT, TAKE_IN, LINK_OPENED };
 
 struct request {
 	struct request *next;
 	enum wish wish;
-	uint64_t peer;
+	const struct glue_options *options;
+	struct glue_visitor *visitor;
 	struct link *link;
 	struct glue_status status;
 	sem_t done;
@@ -53,6 +54,7 @@ struct link {
 
 struct glue_loop {
 	struct dqlite_node *engine;
+	const struct glue_options *options;
 	struct link *links; /* loop thread only */
 	pthread_mutex_t mutex;
 	struct request *first;
@@ -76,6 +78,9 @@ static void request_release(struct request *request)
 		if (request->link != NULL) {
 			close(request->link->fd);
 			free(request->link);
+		}
+		if (request->visitor != NULL) {
+			glue_visitor_send_away(request->visitor, request->options);
 		}
 		sem_destroy(&request->done);
 		free(request);
@@ -122,8 +127,9 @@ static void stand_for_election(uv_timer_t *timer)
  * The link on which a leader sends to us is gone. If the leader's process is gone as well, waiting for the timer would only
  * cost seconds; if it is not, the others refuse our pre-vote and the leader's next message makes us follow it again.
  */
-static void link_lost(struct glue_loop *loop, uint64_t peer)
+void glue_loop_link_lost(uint64_t peer)
 {
+	struct glue_loop *loop = glue_loop_here();
 	struct raft *raft = &loop->engine->raft;
 	if (raft->state != RAFT_FOLLOWER || raft->follower_state.current_leader.id != peer || !is_voter(raft)) {
 		return;
@@ -330,8 +336,9 @@ static void serve(uv_async_t *signal)
 			inspect(loop->engine, &request->status);
 			sem_post(&request->done);
 			break;
-		case LINK_LOST:
-			link_lost(loop, request->peer);
+		case TAKE_IN:
+			glue_visitor_enter(request->visitor);
+			request->visitor = NULL;
 			break;
 		case LINK_OPENED:
 			link_watch(loop, request->link);
@@ -367,16 +374,25 @@ static struct request *request_new(enum wish wish, int owners)
 	return request;
 }
 
-void glue_node_link_lost(struct glue_node *node, uint64_t peer)
+int glue_node_take(struct glue_node *node, const struct glue_visit *visit)
 {
-	struct request *request = request_new(LINK_LOST, 1);
-	if (request == NULL) {
-		return;
+	struct glue_loop *loop = glue_loop_of(node);
+	struct request *request = request_new(TAKE_IN, 1);
+	struct glue_visitor *visitor = glue_visitor_new(visit);
+	int rv = request == NULL || visitor == NULL ? ENOMEM : glue_is_lost(node) ? ESHUTDOWN : 0;
+	if (rv == 0) {
+		request->options = loop->options;
+		request->visitor = visitor;
+		rv = submit(loop, request);
 	}
-	request->peer = peer;
-	if (submit(glue_loop_of(node), request) != 0) {
-		request_release(request);
+	if (rv != 0) {
+		free(visitor);
+		if (request != NULL) {
+			request->visitor = NULL;
+			request_release(request);
+		}
 	}
+	return rv;
 }
 
 int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_status *status)
@@ -428,13 +444,14 @@ void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd)
 	}
 }
 
-struct glue_loop *glue_loop_open(struct dqlite_node *engine)
+struct glue_loop *glue_loop_open(struct dqlite_node *engine, const struct glue_options *options)
 {
 	struct glue_loop *loop = calloc(1, sizeof *loop);
 	if (loop == NULL) {
 		return NULL;
 	}
 	loop->engine = engine;
+	loop->options = options;
 	if (uv_async_init(&engine->loop, &loop->signal, serve) != 0) {
 		free(loop);
 		return NULL;

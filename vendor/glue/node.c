@@ -23,6 +23,7 @@ struct glue_node {
 	struct glue_pool *pool;
 	struct glue_loop *loop;
 	struct glue_transfers *transfers;
+	struct glue_visits *visits;
 	atomic_bool lost;
 	bool started; /* the engine's thread exists */
 	pthread_t thread;
@@ -55,6 +56,16 @@ struct glue_loop *glue_loop_of_raft(struct raft *raft)
 bool glue_leads_here(void)
 {
 	return glue_guard_top->node->engine->raft.state == RAFT_LEADER;
+}
+
+struct glue_loop *glue_loop_here(void)
+{
+	return glue_guard_top->node->loop;
+}
+
+struct glue_visits *glue_visits_here(void)
+{
+	return glue_guard_top->node->visits;
 }
 
 struct glue_transfers *glue_transfers_here(void)
@@ -196,6 +207,9 @@ static void detach(struct glue_node *node)
 	if (node->transfers != NULL) {
 		glue_transfers_detach(node->transfers);
 	}
+	if (node->visits != NULL) {
+		glue_visits_detach(node->visits);
+	}
 }
 
 struct thread_start {
@@ -246,10 +260,11 @@ int glue_thread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*ru
 		return ECANCELED;
 	}
 	node->pool = glue_pool_open(node, &engine->loop);
-	node->loop = glue_loop_open(engine);
+	node->loop = glue_loop_open(engine, &node->options);
 	node->transfers = glue_transfers_open(engine, &node->options);
+	node->visits = glue_visits_open(engine, &node->options);
 	struct thread_start *start = malloc(sizeof *start);
-	if (node->pool == NULL || node->loop == NULL || node->transfers == NULL || start == NULL) {
+	if (node->pool == NULL || node->loop == NULL || node->transfers == NULL || node->visits == NULL || start == NULL) {
 		snprintf(node->reason, sizeof node->reason, "out of memory");
 		free(start);
 		return ENOMEM;
@@ -291,6 +306,7 @@ static void write_done(struct transport *transport, int status)
 {
 	struct conn *conn = transport->data;
 	bool finished;
+	glue_visitor_held_up(conn, false);
 	atomic_load(&engine_write_cb)(transport, status);
 	if (status != 0) {
 		gateway__resume(&conn->gateway, &finished);
@@ -301,7 +317,11 @@ int glue_transport_write(struct transport *transport, uv_buf_t *buf, transport_w
 int glue_transport_write(struct transport *transport, uv_buf_t *buf, transport_write_cb cb)
 {
 	atomic_store(&engine_write_cb, cb);
-	return transport__write(transport, buf, write_done);
+	int rv = transport__write(transport, buf, write_done);
+	if (rv == 0 && uv_stream_get_write_queue_size(transport->stream) > 0) {
+		glue_visitor_held_up(transport->data, true);
+	}
+	return rv;
 }
 
 static void end_write(struct gateway *gateway)
@@ -491,6 +511,7 @@ static void free_unless_lost(struct glue_node *node)
 		if (node->transfers != NULL) {
 			glue_transfers_free(node->transfers);
 		}
+		free(node->visits);
 		free((char *)node->options.address);
 		free((char *)node->options.dir);
 		free(node);
@@ -521,11 +542,6 @@ int glue_node_start(const struct glue_options *options, struct glue_node **out, 
 	}
 	*out = node;
 	return 0;
-}
-
-const char *glue_node_socket(const struct glue_node *node)
-{
-	return dqlite_node_get_bind_address(node->engine);
 }
 
 int glue_node_lock_fd(const struct glue_node *node)

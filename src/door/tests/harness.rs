@@ -1,9 +1,8 @@
-//! A stand-in for the engine on an abstract socket, a door in front of it, and clients.
+//! A stand-in for the engine, a door in front of it, and clients.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, Cursor, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::door::{Door, Limits, LinkEnded, Options};
+use crate::door::{self, Door, Limits, Options};
+use crate::engine::visit::Check;
 use crate::net::{Address, listen};
 use crate::wire::{self, Header, Request};
 
@@ -23,7 +23,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Log {
     pub(super) connections: AtomicUsize,
     pub(super) ended: AtomicUsize,
-    pub(super) written: AtomicUsize,
     pub(super) blocked: AtomicBool,
     pub(super) received: Mutex<Vec<u8>>,
 }
@@ -38,10 +37,36 @@ impl Log {
     }
 }
 
-pub(super) type Behaviour = fn(&mut UnixStream, &Log);
+/// A connection that the stand-in was given: what the door had read of it comes first.
+pub(super) struct Taken {
+    first: Cursor<Vec<u8>>,
+    socket: TcpStream,
+    _check: Check,
+}
+
+impl Read for Taken {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.first.read(buffer)? {
+            0 => self.socket.read(buffer),
+            count => Ok(count),
+        }
+    }
+}
+
+impl Write for Taken {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) type Behaviour = fn(&mut Taken, &Log);
 
 /// Sends everything back.
-pub(super) fn echo(stream: &mut UnixStream, log: &Log) {
+pub(super) fn echo(stream: &mut Taken, log: &Log) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         log.received.lock().extend_from_slice(&buffer[..count]);
@@ -52,75 +77,46 @@ pub(super) fn echo(stream: &mut UnixStream, log: &Log) {
 }
 
 /// Reads and says nothing.
-pub(super) fn listen_only(stream: &mut UnixStream, log: &Log) {
+pub(super) fn listen_only(stream: &mut Taken, log: &Log) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         log.received.lock().extend_from_slice(&buffer[..count]);
     }
 }
 
-pub(super) struct Engine {
-    pub(super) name: String,
-    pub(super) log: Arc<Log>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Engine {
-    pub(super) fn start(behaviour: Behaviour) -> Self {
-        let (listener, name) = unused_name();
-        let log = Arc::new(Log::default());
-        let stop = Arc::new(AtomicBool::new(false));
-        let (seen, stopping) = (Arc::clone(&log), Arc::clone(&stop));
+/// Serves each connection on a thread of its own.
+fn stand_in(behaviour: Behaviour, log: &Arc<Log>) -> door::Engine {
+    let log = Arc::clone(log);
+    Box::new(move |socket: OwnedFd, first: &[u8], check| {
+        log.connections.fetch_add(1, Ordering::SeqCst);
+        let socket = TcpStream::from(socket);
+        socket.set_nonblocking(false).unwrap();
+        let mut taken = Taken {
+            first: Cursor::new(first.to_vec()),
+            socket,
+            _check: check,
+        };
+        let log = Arc::clone(&log);
         thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                if stopping.load(Ordering::SeqCst) {
-                    return;
-                }
-                seen.connections.fetch_add(1, Ordering::SeqCst);
-                let seen = Arc::clone(&seen);
-                thread::spawn(move || {
-                    behaviour(&mut stream, &seen);
-                    drop(stream);
-                    seen.ended.fetch_add(1, Ordering::SeqCst);
-                });
-            }
+            behaviour(&mut taken, &log);
+            drop(taken);
+            log.ended.fetch_add(1, Ordering::SeqCst);
         });
-        Self { name, log, stop }
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let address = UnixAddr::from_abstract_name(&self.name[1..]).unwrap();
-        let _ = UnixStream::connect_addr(&address);
-    }
-}
-
-/// An abstract socket that nobody else has, and its name with the `@`.
-pub(super) fn unused_name() -> (UnixListener, String) {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!(
-        "door-test-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::SeqCst)
-    );
-    let address = UnixAddr::from_abstract_name(&name).unwrap();
-    (UnixListener::bind_addr(&address).unwrap(), format!("@{name}"))
+        Ok(())
+    })
 }
 
 pub(super) struct Setup {
     pub(super) door: Door,
     pub(super) at: SocketAddr,
-    pub(super) engine: Engine,
+    pub(super) log: Arc<Log>,
 }
 
 impl Setup {
     pub(super) fn new(limits: Limits, behaviour: Behaviour) -> Self {
-        let engine = Engine::start(behaviour);
-        let (door, at) = open(&engine.name, limits);
-        Self { door, at, engine }
+        let log = Arc::new(Log::default());
+        let (door, at) = open(stand_in(behaviour, &log), limits);
+        Self { door, at, log }
     }
 
     pub(super) fn client(&self) -> TcpStream {
@@ -137,21 +133,16 @@ impl Setup {
 }
 
 /// A door that lets in node 7 at 10.0.0.7:9001, and whose check of node 13 panics.
-pub(super) fn open(upstream: &str, limits: Limits) -> (Door, SocketAddr) {
-    open_with(upstream, limits, Box::new(|_| {}))
-}
-
-pub(super) fn open_with(upstream: &str, limits: Limits, link_ended: LinkEnded) -> (Door, SocketAddr) {
+pub(super) fn open(engine: door::Engine, limits: Limits) -> (Door, SocketAddr) {
     let address = Address::parse_listen("127.0.0.1:0", "address").unwrap();
     let (listener, at) = listen(&address).unwrap();
     let options = Options {
-        upstream: upstream.to_owned(),
         limits,
         admit: Box::new(|id, address| {
             assert_ne!(id, 13, "this panic is part of a test");
             id == 7 && address == "10.0.0.7:9001"
         }),
-        link_ended,
+        engine,
     };
     (Door::open(listener, options).unwrap(), at)
 }

@@ -1,22 +1,18 @@
 //! Strangers in numbers, deadlines, and the end.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
 use super::harness::*;
 use crate::door::Limits;
-use crate::error::Kind;
 use crate::wire::{self, Request};
 
 const SHORT: Duration = Duration::from_millis(150);
-
-fn soon() -> Instant {
-    Instant::now() + PATIENCE
-}
 
 fn expect_answer(mut client: &TcpStream) {
     let sent = hello(&[Request::Leader]);
@@ -51,7 +47,7 @@ fn after_three_hundred_garbage_connections_a_good_one_works() {
         })
         .collect();
     expect_answer(&setup.client());
-    assert_eq!(setup.engine.log.connections(), 1, "garbage never reaches the engine");
+    assert_eq!(setup.log.connections(), 1, "garbage never reaches the engine");
     wait_until("all were refused", || setup.door.stats().refused == 300);
     drop(garbage);
     wait_until("all are gone", || setup.door.stats().open == 0);
@@ -77,26 +73,6 @@ fn a_handshake_has_a_deadline() {
         assert!(taken > SHORT / 2 && taken < SHORT * 10, "{taken:?}");
     }
     assert_eq!(setup.door.stats().refused, 4);
-}
-
-#[test]
-fn a_started_request_has_a_deadline_and_an_idle_client_has_none() {
-    let limits = Limits {
-        handshake: SHORT,
-        pause: SHORT * 3,
-        ..Limits::default()
-    };
-    let setup = Setup::new(limits, echo);
-    let (idle, mut halting) = (setup.client(), setup.client());
-    expect_answer(&idle);
-    expect_answer(&halting);
-    halting.write_all(&frames(&[Request::Leader])[..5]).unwrap();
-    // One whose time is up earlier must not make the door forget the other.
-    assert!(closed_after(&mut setup.client()) > SHORT / 2);
-    let taken = closed_after(&mut halting);
-    assert!(taken > SHORT && taken < SHORT * 10, "{taken:?}");
-    assert_eq!(setup.door.stats().refused, 2);
-    expect_echo(&idle);
 }
 
 #[test]
@@ -149,60 +125,34 @@ fn clients_never_keep_a_link_out() {
 }
 
 #[test]
-fn memory_for_arriving_requests_has_a_limit() {
-    let setup = Setup::new(
-        Limits {
-            collected: 3 << 20,
-            ..Limits::default()
-        },
-        echo,
-    );
-    let mut clients: Vec<_> = (0..4).map(|_| setup.client()).collect();
-    clients.iter().for_each(expect_answer);
-    let part = [raw(1 << 18, 4, 0, &[]), vec![1; 1 << 20]].concat();
-    for client in &mut clients {
-        let _ = client.write_all(&part);
-    }
-    wait_until("some are refused", || setup.door.stats().refused > 0);
-    let refused = clients.iter_mut().filter_map(|client| {
-        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let mut answer = [0; 16];
-        client.read_exact(&mut answer).ok().map(|()| answer)
-    });
-    let codes: Vec<u64> = refused
-        .map(|answer| u64::from_le_bytes(*answer.last_chunk().unwrap()))
-        .collect();
-    assert!(!codes.is_empty() && codes.len() < 4, "{codes:?}");
-    assert!(codes.iter().all(|code| *code == 7), "{codes:?}");
-    drop(clients);
-    wait_until("all are gone", || setup.door.stats().open == 0);
-    let client = setup.client();
-    expect_answer(&client);
-    (&client).write_all(&part).unwrap();
-    setup.round_trip();
-    wait_until("its memory was given back, so this one may use it", || {
-        setup.door.stats().open == 1
-    });
-}
-
-#[test]
-fn memory_of_a_request_that_never_ends_is_given_back() {
+fn who_will_say_no_more_makes_room() {
     let limits = Limits {
-        collected: 3 << 20,
-        pause: SHORT * 3,
+        connections: 1,
+        links: 1,
         ..Limits::default()
     };
-    let setup = Setup::new(limits, echo);
-    for _ in 0..4 {
-        let mut client = setup.client();
-        expect_answer(&client);
-        client.write_all(&raw(1 << 18, 4, 0, &[])).unwrap();
-        for _ in 0..16 {
-            client.write_all(&[1; 1 << 16]).unwrap();
-            setup.round_trip();
-        }
-        let _ = closed_after(&mut client);
-    }
+    let setup = Setup::new(limits, deaf);
+    let mut gone = setup.client();
+    gone.write_all(&hello(&[Request::Leader])).unwrap();
+    wait_until("the engine has it", || setup.log.connections() == 1);
+    // The engine does not notice, as if it waited for a commit.
+    gone.shutdown(Shutdown::Write).unwrap();
+    // Nothing tells when the door has heard of it; whoever comes earlier is turned away.
+    let second = || {
+        let mut second = setup.client();
+        second.write_all(&hello(&[Request::Leader])).unwrap();
+        second.set_read_timeout(Some(SHORT)).unwrap();
+        matches!(second.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    };
+    wait_until("another one finds room", second);
+    assert_eq!(read_to_end(&mut gone), b"");
+    setup.log.blocked.store(true, Ordering::SeqCst);
+    wait_until("all is over", || setup.log.ended() == setup.log.connections());
+}
+
+/// Hears and says nothing until the test ends it.
+fn deaf(_: &mut Taken, log: &Log) {
+    wait_until("the test ends it", || log.blocked.load(Ordering::SeqCst));
 }
 
 #[test]
@@ -214,43 +164,6 @@ fn a_panic_costs_one_connection() {
     expect_answer(&setup.client());
 }
 
-#[test]
-fn dialling_reaches_the_engine_and_ends_with_the_door() {
-    let setup = Setup::new(Limits::default(), echo);
-    let mut stream = setup.door.dial(soon()).unwrap();
-    stream.write_all(b"hello").unwrap();
-    let mut got = [0; 5];
-    stream.read_exact(&mut got).unwrap();
-    assert_eq!(&got, b"hello");
-    setup.door.close();
-    assert_eq!(setup.door.dial(soon()).unwrap_err().kind(), Kind::Shutdown);
-    setup.door.close();
-}
-
-#[test]
-fn dialling_without_an_engine_says_so() {
-    let (listener, name) = unused_name();
-    drop(listener);
-    let (door, _) = open(&name, Limits::default());
-    let error = door.dial(soon()).unwrap_err();
-    assert_eq!(error.kind(), Kind::Stopped, "{error}");
-}
-
-#[test]
-fn dialling_a_stuck_engine_ends_at_the_deadline() {
-    let (listener, name) = unused_name();
-    drop(listener);
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-    socket.bind(&crate::net::local_address(&name).unwrap()).unwrap();
-    socket.listen(0).unwrap();
-    let (door, _) = open(&name, Limits::default());
-    let _filler = door.dial(soon()).unwrap();
-    let start = Instant::now();
-    let error = door.dial(start + SHORT).unwrap_err();
-    assert_eq!(error.kind(), Kind::Timeout, "{error}");
-    assert!(start.elapsed() >= SHORT && start.elapsed() < SHORT * 10);
-}
-
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -258,9 +171,8 @@ fn descriptors() -> usize {
 #[test]
 fn close_is_quick_and_leaves_nothing_behind() {
     alone("tests::limits::close_is_quick_and_leaves_nothing_behind", || {
-        let engine = Engine::start(echo);
         let before = descriptors();
-        let (door, at) = open(&engine.name, Limits::default());
+        let Setup { door, at, log } = Setup::new(Limits::default(), echo);
         let clients: Vec<_> = (0..50).map(|_| client(at)).collect();
         clients.iter().take(25).for_each(expect_answer);
         let start = Instant::now();
@@ -269,37 +181,11 @@ fn close_is_quick_and_leaves_nothing_behind() {
         for mut client in clients {
             assert_eq!(read_to_end(&mut client), b"");
         }
-        wait_until("the engine's side is closed too", || engine.log.ended() == 25);
+        wait_until("the engine's side is closed too", || log.ended() == 25);
         drop(door);
         wait_until("no descriptor is left", || descriptors() == before);
         assert!(TcpStream::connect(at).is_err());
     });
-}
-
-#[test]
-fn an_announced_gigabyte_costs_nothing() {
-    alone("tests::limits::an_announced_gigabyte_costs_nothing", || {
-        let setup = Setup::new(Limits::default(), echo);
-        let clients: Vec<_> = (0..20).map(|_| setup.client()).collect();
-        clients.iter().for_each(expect_answer);
-        let before = virtual_size();
-        for part in [raw((1 << 27) - 1, 4, 0, &[1; 100_000]), vec![1; 10]] {
-            for mut client in &clients {
-                client.write_all(&part).unwrap();
-            }
-            setup.round_trip();
-        }
-        assert_eq!(setup.door.stats().refused, 0);
-        // A thread's stack of the stand-in for the round trip is most of it.
-        let grown = virtual_size().saturating_sub(before);
-        assert!(grown < 300 << 20, "{grown}");
-    });
-}
-
-/// Pages that are mapped, touched or not, in bytes.
-fn virtual_size() -> usize {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').next().unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[test]
@@ -313,7 +199,7 @@ fn without_descriptors_connections_are_turned_away_and_the_door_does_not_spin() 
                 .collect();
             setup.round_trip();
             wait_until("its descriptors are free again", || {
-                setup.door.stats().open == 0 && setup.engine.log.ended() == 1
+                setup.door.stats().open == 0 && setup.log.ended() == 1
             });
             let mut stat = File::open(door_thread()).unwrap();
             let mut hoard = Vec::new();

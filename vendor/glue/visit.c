@@ -1,0 +1,341 @@
+/*
+ * Connections that are taken in as if the engine's listener had accepted them: those of strangers, whose first request the
+ * door has seen, and those of this process.
+ *
+ * The engine can be killed by a handful of bytes, so between its framing and its gateway a stranger's requests are shown to
+ * the owner: the header before room is made for the body, and the body before anything is done with it. What is refused
+ * is not read on; the owner has a descriptor of its own and says why. Stands in for uv_read_start in lib/transport.c, for
+ * message__decode, gateway__handle and raftProxyAccept in conn.c, and for uv_close in uv_recv.c.
+ */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#include "conn.h"
+#include "lib/transport.h"
+#include "server.h"
+#include "transport.h"
+
+/* Buffers beyond that are given back after the request that needed them. */
+enum { KEPT = 1 << 20 };
+
+struct glue_visitor {
+	struct conn conn; /* first, so that a connection of ours is a visitor */
+	struct glue_visit visit;
+	size_t fed;	  /* of visit.first */
+	bool greeted;	  /* the first request has been seen, by the door */
+	bool begun;	  /* a request has begun to arrive */
+	bool held_up;	  /* the client does not take its answer */
+	uint64_t arrived; /* bytes of the request */
+	uint64_t moved_at;
+	uint8_t first[];
+};
+
+/* A raft link that a peer opened. */
+struct arrival {
+	struct arrival *next;
+	uv_stream_t *stream;
+	uint64_t peer;
+	void *data;
+};
+
+/* All on the loop's thread. */
+struct glue_visits {
+	struct dqlite_node *engine;
+	const struct glue_options *options;
+	uv_timer_t timer; /* runs while requests are arriving */
+	uint64_t arriving;
+	struct arrival *links;
+};
+
+static void tell_left(const struct glue_options *options, void *data)
+{
+	if (data != NULL) {
+		options->left(data);
+	}
+}
+
+static void visitor_closed(struct conn *conn)
+{
+	struct glue_visitor *visitor = (struct glue_visitor *)conn;
+	struct glue_visits *all = glue_visits_here();
+	queue_remove(&conn->queue);
+	all->arriving -= visitor->arrived;
+	tell_left(all->options, visitor->visit.data);
+	free(visitor);
+}
+
+/* NULL: a connection that is trusted. */
+static struct glue_visitor *stranger(struct conn *conn)
+{
+	struct glue_visitor *visitor = (struct glue_visitor *)conn;
+	return conn->close_cb == visitor_closed && visitor->visit.data != NULL ? visitor : NULL;
+}
+
+struct glue_visitor *glue_visitor_new(const struct glue_visit *visit)
+{
+	struct glue_visitor *visitor = calloc(1, sizeof *visitor + visit->first_size);
+	if (visitor != NULL) {
+		visitor->visit = *visit;
+		visitor->visit.first = visitor->first;
+		if (visit->first_size > 0) {
+			memcpy(visitor->first, visit->first, visit->first_size);
+		}
+	}
+	return visitor;
+}
+
+void glue_visitor_send_away(struct glue_visitor *visitor, const struct glue_options *options)
+{
+	close(visitor->visit.fd);
+	tell_left(options, visitor->visit.data);
+	free(visitor);
+}
+
+void glue_visitor_enter(struct glue_visitor *visitor)
+{
+	struct glue_visits *all = glue_visits_here();
+	struct dqlite_node *engine = all->engine;
+	struct uv_stream_s *stream;
+	if (!engine->running || transport__stream(&engine->loop, visitor->visit.fd, &stream) != 0) {
+		glue_visitor_send_away(visitor, all->options);
+		return;
+	}
+	/* A first request that is at hand is handled before conn__start returns, and may end the visit. */
+	queue_insert_tail(&engine->conns, &visitor->conn.queue);
+	int rv = conn__start(&visitor->conn, &engine->config, &engine->loop, &engine->registry, &engine->raft, stream,
+			     &engine->raft_transport, visitor_closed);
+	if (rv != 0) {
+		/* Memory is short. The stream is being closed, and what its end touches stays. */
+		queue_remove(&visitor->conn.queue);
+		tell_left(all->options, visitor->visit.data);
+	}
+}
+
+/* False: the owner does not want it, and the connection is being closed. */
+static bool may(struct glue_visitor *visitor, enum glue_moment moment, const void *bytes, size_t size)
+{
+	bool wanted = glue_visits_here()->options->check(visitor->visit.data, moment, bytes, size);
+	if (!wanted) {
+		conn__stop(&visitor->conn);
+	}
+	return wanted;
+}
+
+static void look_for_pauses(uv_timer_t *timer)
+{
+	struct glue_visits *all = timer->data;
+	bool any = false;
+	queue *head;
+	QUEUE_FOREACH(head, &all->engine->conns)
+	{
+		struct glue_visitor *visitor = stranger(QUEUE_DATA(head, struct conn, queue));
+		if (visitor == NULL || !visitor->begun || visitor->conn.closed) {
+			continue;
+		}
+		if (uv_now(timer->loop) - visitor->moved_at < all->options->pause_ms) {
+			any = true;
+		} else {
+			may(visitor, GLUE_PAUSED, NULL, 0);
+		}
+	}
+	if (!any) {
+		uv_timer_stop(timer);
+	}
+}
+
+static _Atomic(uv_read_cb) engine_read_cb;
+
+static void visitor_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+{
+	struct transport *transport = stream->data;
+	struct glue_visitor *visitor = transport->data;
+	struct glue_visits *all = glue_visits_here();
+	if (visitor->conn.closed) {
+		/* The engine rolls back first, and closes the stream then. */
+		uv_read_stop(stream);
+		return;
+	}
+	if (n > 0) {
+		visitor->begun = true;
+		visitor->moved_at = uv_now(stream->loop);
+		visitor->arrived += (uint64_t)n;
+		all->arriving += (uint64_t)n;
+		if (all->arriving > all->options->arriving && !may(visitor, GLUE_FLOODED, NULL, 0)) {
+			return;
+		}
+		if (!uv_is_active((uv_handle_t *)&all->timer)) {
+			uint64_t tick = all->options->pause_ms / 8 + 1;
+			uv_timer_start(&all->timer, look_for_pauses, tick, tick);
+		}
+	}
+	atomic_load(&engine_read_cb)(stream, n, buf);
+}
+
+static void give_back(struct buffer *buffer)
+{
+	struct buffer small;
+	if ((size_t)buffer->n_pages * buffer->page_size > KEPT && buffer__init(&small) == 0) {
+		small.offset = buffer->offset;
+		buffer__close(buffer);
+		*buffer = small;
+	}
+}
+
+/* What the door has read comes first. It ends where the engine has read what it asked for, so nothing is fed in part. */
+static bool feed(struct glue_visitor *visitor, uv_stream_t *stream, uv_read_cb read)
+{
+	struct transport *transport = &visitor->conn.transport;
+	size_t left = visitor->visit.first_size - visitor->fed;
+	size_t n = left < transport->read.len ? left : transport->read.len;
+	if (n > 0) {
+		memcpy(transport->read.base, visitor->first + visitor->fed, n);
+		visitor->fed += n;
+		/* The visitor may be gone afterwards. */
+		read(stream, (ssize_t)n, &transport->read);
+	}
+	return n > 0;
+}
+
+int glue_read_start(uv_stream_t *stream, uv_alloc_cb alloc, uv_read_cb read);
+int glue_read_start(uv_stream_t *stream, uv_alloc_cb alloc, uv_read_cb read)
+{
+	struct transport *transport = stream->data;
+	struct conn *conn = transport->data;
+	struct glue_visitor *visitor = stranger(conn);
+	if (transport->read.len <= conn->read.page_size) {
+		/* What was in the buffers is done with, whether a header is to be read or a body. */
+		give_back(&conn->read);
+		give_back(&conn->write);
+		transport->read.base = buffer__cursor(&conn->read, 0);
+	}
+	if (visitor == NULL) {
+		return uv_read_start(stream, alloc, read);
+	}
+	atomic_store(&engine_read_cb, read); /* always the same */
+	return feed(visitor, stream, read) ? 0 : uv_read_start(stream, alloc, visitor_read);
+}
+
+int glue_message_decode(struct cursor *cursor, struct message *message);
+int glue_message_decode(struct cursor *cursor, struct message *message)
+{
+	struct glue_visitor *visitor = stranger((struct conn *)((char *)message - offsetof(struct conn, request)));
+	const char *header = cursor->p;
+	int rv = message__decode(cursor, message);
+	if (visitor != NULL && visitor->greeted && !may(visitor, GLUE_HEADER, header, cursor->p - header)) {
+		/* The engine waits for nothing after a body of no words. */
+		message->words = 0;
+	}
+	return rv;
+}
+
+int glue_gateway_handle(struct gateway *gateway,
+			struct handle *req,
+			int type,
+			int schema,
+			struct buffer *buffer,
+			handle_cb cb);
+int glue_gateway_handle(struct gateway *gateway,
+			struct handle *req,
+			int type,
+			int schema,
+			struct buffer *buffer,
+			handle_cb cb)
+{
+	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
+	struct glue_visitor *visitor = stranger(conn);
+	if (conn->closed) {
+		return 0;
+	}
+	if (visitor != NULL) {
+		glue_visits_here()->arriving -= visitor->arrived;
+		visitor->arrived = 0;
+		visitor->begun = false;
+		if (visitor->greeted && !may(visitor, GLUE_REQUEST, req->cursor.p, req->cursor.cap)) {
+			return 0;
+		}
+		visitor->greeted = true;
+	}
+	return gateway__handle(gateway, req, type, schema, buffer, cb);
+}
+
+/*
+ * How long a client may leave its answer unread. As long as it reads, a host that is gone is noticed sooner; but to the
+ * kernel's timer a program that pauses between two rows looks the same as a dead host.
+ */
+void glue_visitor_held_up(struct conn *conn, bool held_up)
+{
+	struct glue_visitor *visitor = stranger(conn);
+	uv_os_fd_t fd;
+	if (visitor == NULL || visitor->held_up == held_up ||
+	    uv_fileno((uv_handle_t *)conn->transport.stream, &fd) != 0) {
+		return;
+	}
+	const struct glue_options *options = glue_visits_here()->options;
+	unsigned timeout = held_up ? options->unread_ms : options->unacknowledged_ms;
+	visitor->held_up = held_up;
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+}
+
+/* From here on the connection is raft's, as a link from that peer. */
+void glue_raft_accept(struct raft_uv_transport *transport, raft_id id, const char *address, struct uv_stream_s *stream);
+void glue_raft_accept(struct raft_uv_transport *transport, raft_id id, const char *address, struct uv_stream_s *stream)
+{
+	struct glue_visits *all = glue_visits_here();
+	struct conn *conn = ((struct transport *)stream->data)->data;
+	struct glue_visitor *visitor = stranger(conn);
+	struct arrival *link = calloc(1, sizeof *link);
+	if (link == NULL) {
+		uv_close((uv_handle_t *)stream, (uv_close_cb)raft_free);
+		return;
+	}
+	*link = (struct arrival){ .next = all->links, .stream = stream, .peer = id };
+	all->links = link;
+	if (visitor != NULL) {
+		link->data = visitor->visit.data;
+		visitor->visit.data = NULL;
+	}
+	raftProxyAccept(transport, id, address, stream);
+}
+
+/* If the link was the leader's, every millisecond until the next one counts. */
+void glue_raft_link_close(uv_handle_t *handle, uv_close_cb cb);
+void glue_raft_link_close(uv_handle_t *handle, uv_close_cb cb)
+{
+	struct glue_visits *all = glue_visits_here();
+	struct arrival **place = &all->links;
+	while (*place != NULL && (uv_handle_t *)(*place)->stream != handle) {
+		place = &(*place)->next;
+	}
+	struct arrival *link = *place;
+	if (link != NULL) {
+		*place = link->next;
+		glue_loop_link_lost(link->peer);
+		tell_left(all->options, link->data);
+		free(link);
+	}
+	uv_close(handle, cb);
+}
+
+struct glue_visits *glue_visits_open(struct dqlite_node *engine, const struct glue_options *options)
+{
+	struct glue_visits *all = calloc(1, sizeof *all);
+	if (all != NULL) {
+		all->engine = engine;
+		all->options = options;
+		uv_timer_init(&engine->loop, &all->timer);
+		all->timer.data = all;
+		uv_unref((uv_handle_t *)&all->timer);
+	}
+	return all;
+}
+
+void glue_visits_detach(struct glue_visits *all)
+{
+	uv_close((uv_handle_t *)&all->timer, NULL);
+}
