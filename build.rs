@@ -155,7 +155,6 @@ const CURES_IN_C: &[&str] = &[
     "early",
     "falling",
     "lease",
-    "let_go",
     "signals",
     "stop",
     "tail",

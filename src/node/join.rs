@@ -1,11 +1,15 @@
 //! Becoming a member: found in the list, or added by its leader, in a way that may be interrupted anywhere and repeated.
 
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Instant;
+
 use crate::client::{Client, Member, Role};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::log;
-use crate::net::Address;
+use crate::net::{self, Address};
 use crate::node::duties::entry;
-use crate::node::files;
+use crate::node::files::{self, Entry};
 use crate::node::instance::Instance;
 
 /// One attempt; the duties repeat it.
@@ -59,11 +63,33 @@ pub(crate) fn add(client: &Client, id: u64, address: &Address) -> Result<Role> {
         let belongs = members.iter().any(|member| is(member, &node));
         if !belongs && leads_blank_cluster_of_its_own(&node)? {
             let peers: Vec<_> = members.iter().map(entry).collect();
-            node.rejoin(&peers)?;
+            rejoin(&node, peers, client.deadline())?;
             client.wait(|call| node.duties().wait_joined(call, client.deadline()))?;
         }
     }
     client.add(id, address)
+}
+
+/// On a thread of its own: the engine stops and starts, which takes as long as the disk does.
+fn rejoin(node: &Arc<Instance>, peers: Vec<Entry>, deadline: Instant) -> Result<()> {
+    let (done, wait) = mpsc::channel();
+    let doing = Arc::clone(node);
+    net::sys::spawn("dqlite-rejoin", move || {
+        // Nobody may be waiting any more.
+        let _ = done.send(doing.rejoin(&peers));
+    })
+    .map_err(|error| Error::internal(format!("no thread for the node to join on: {error}")))?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    wait.recv_timeout(left).unwrap_or_else(|_| {
+        Err(Error::new(
+            Kind::Unknown,
+            format!(
+                "the node at {} has not given up its own cluster before the deadline; it goes on in the background, and is \
+                 no member yet: add it again",
+                node.me().address
+            ),
+        ))
+    })
 }
 
 fn leads_blank_cluster_of_its_own(node: &Instance) -> Result<bool> {

@@ -128,7 +128,7 @@ static void let_go(sqlite3 *conn)
 int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction);
 int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction)
 {
-	bool deleted = CURE_LET_GO && deletes(transaction);
+	bool deleted = deletes(transaction);
 	if (deleted) {
 		let_go(conn);
 	}
