@@ -218,6 +218,7 @@ impl Engine {
             check: Some(visit::check),
             left: Some(visit::left),
         };
+        sqlite::make_ready();
         let mut node = ptr::null_mut();
         let mut reason = [0 as c_char; sys::GLUE_ERRMSG_SIZE as usize];
         // SAFETY: all pointers live through the call; the strings are copied by it; `callbacks` is boxed, so its address

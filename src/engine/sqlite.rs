@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::Once;
 
 use libsqlite3_sys as ffi;
 
@@ -52,6 +53,16 @@ pub(crate) enum Cell<'a> {
     Blob(&'a [u8]),
 }
 
+/// Makes SQLite ready, once. Left alone it does so at its first use and looks by a plain read whether it is done, so of
+/// threads that start at the same time one could see that it is before what it has made.
+pub(super) fn make_ready() {
+    static READY: Once = Once::new();
+    // SAFETY: it may be called at any time; if it fails, the next use of SQLite says so.
+    READY.call_once(|| unsafe {
+        ffi::sqlite3_initialize();
+    });
+}
+
 impl SqliteFile {
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self> {
         let flags = match access {
@@ -62,6 +73,7 @@ impl SqliteFile {
             Access::Own => ffi::SQLITE_OPEN_READWRITE,
         };
         let name = c_string(path.as_os_str().as_bytes(), "path")?;
+        make_ready();
         let mut raw = ptr::null_mut();
         // SAFETY: the name is a string, `raw` a place for the connection, and the name of the file system is static; "unix"
         // keeps apart from whatever default the engine may set.

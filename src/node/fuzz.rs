@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::client::Role;
+use crate::error::Kind;
 
 use super::Node;
 use super::files;
@@ -96,7 +97,8 @@ pub(crate) fn close() {
     *STATEMENT.lock() = None;
 }
 
-fn with_node(place: &Mutex<Option<Live>>, run: impl FnOnce(&Live)) {
+/// `run` says whether the node can go on.
+fn with_node(place: &Mutex<Option<Live>>, run: impl FnOnce(&Live) -> bool) {
     let mut place = place.lock();
     if place.as_ref().is_some_and(|live| live.inputs >= INPUTS_EACH) {
         *place = None;
@@ -108,11 +110,8 @@ fn with_node(place: &Mutex<Option<Live>>, run: impl FnOnce(&Live)) {
         panic!("no node could be started");
     };
     live.inputs += 1;
-    run(live);
-    if live.was_changed() {
+    if !run(live) {
         *place = None;
-    } else {
-        live.check_alive();
     }
 }
 
@@ -131,6 +130,11 @@ pub(crate) fn port(data: &[u8]) {
             _ => [VERSION, OPEN, rest].concat(),
         };
         talk(&live.address, &bytes);
+        let goes_on = !live.was_changed();
+        if goes_on {
+            live.check_alive();
+        }
+        goes_on
     });
 }
 
@@ -163,6 +167,10 @@ pub(crate) fn statement(data: &[u8]) {
             assert!(std::str::from_utf8(&json).is_ok());
         }
         let _ = live.node.exec(sql);
-        let _ = live.node.exec("ROLLBACK");
+        // Without a transaction it is refused, by a node that serves.
+        if live.node.exec("ROLLBACK").is_err_and(|error| error.kind() != Kind::Sql) {
+            live.check_alive();
+        }
+        true
     });
 }
