@@ -28,7 +28,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("db__open", "glue_fsm_open"),
             ("VfsApply", "glue_vfs_apply"),
             ("VfsRestore", "glue_fsm_restore"),
-            ("VfsCheckpoint", "glue_fsm_checkpoint"),
+            ("VfsAcquireSnapshot", "glue_fsm_acquire"),
             ("sqlite3_close", "glue_fsm_close"),
         ],
     ),
@@ -76,6 +76,10 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ("src/raft/uv_segment.c", &[("byteCrc32", "glue_crc32")]),
     ("src/raft/configuration.c", &[("raft_malloc", "glue_raft_zeroed")]),
     ("src/raft/uv_encoding.c", &[("raft_malloc", "glue_raft_zeroed")]),
+    (
+        "src/raft/uv_prepare.c",
+        &[("UvFsAllocateFile", "glue_allocate_segment")],
+    ),
     (
         "src/raft/uv_snapshot.c",
         &[
@@ -144,6 +148,51 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "while (f->mappedShmRegions.len < region_index) { void volatile *before; \
          int failed = vfsMainFileShmMap(file, f->mappedShmRegions.len, region_size, extend, &before); \
          if (failed != SQLITE_OK || before == NULL) { *out = NULL; return failed; } }",
+    ),
+    // A write transaction is to be invisible until it is applied, so its view of the WAL's index is its own meanwhile. What
+    // tells others of it is in the first part of the index. The further parts, 32 KiB for each 16 MB of WAL, hold entries
+    // that nobody looks at before the first part names them, and SQLite itself clears away those of a transaction that came
+    // to nothing; to swap and copy all of them twice made each INSERT of a large database take a millisecond.
+    (
+        "src/vfs.c",
+        "shm_private",
+        "for (int regionIndex = 0; regionIndex < f->mappedShmRegions.len;",
+        "for (int regionIndex = 0; regionIndex < region_per_map && regionIndex < f->mappedShmRegions.len;",
+    ),
+    (
+        "src/vfs.c",
+        "shm_private",
+        "for (int i = region_per_map; i < f->mappedShmRegions.len;",
+        "for (int i = region_per_map; i < region_per_map;",
+    ),
+    (
+        "src/vfs.c",
+        "shm_private",
+        "for (int i = 0; i < f->mappedShmRegions.len; i += region_per_map) {\n\t\tvoid *new_region =",
+        "for (int i = 0; i < region_per_map && i < f->mappedShmRegions.len; i += region_per_map) {\n\t\tvoid *new_region =",
+    ),
+    (
+        "src/vfs.c",
+        "shm_private",
+        "f->exclMask ? MAP_PRIVATE : MAP_SHARED, s->fd,",
+        "f->exclMask && region_index == 0 ? MAP_PRIVATE : MAP_SHARED, s->fd,",
+    ),
+    // What a savepoint took back after it had left the cache stays behind the frame that ends the transaction. The engine
+    // looked for the end at the last frame only, and gave up the whole transaction, which was acknowledged.
+    (
+        "src/vfs.c",
+        "savepoint",
+        "struct vfsFrame *last = w->tx[w->n_tx - 1];\n\tuint32_t commit = vfsFrameGetDatabaseSize(last);",
+        "unsigned kept = w->n_tx; while (kept > 0 && vfsFrameGetDatabaseSize(w->tx[kept - 1]) == 0) { kept--; } \
+         while (kept > 0 && w->n_tx > kept) { vfsFrameDestroy(w->tx[--w->n_tx]); } \
+         uint32_t commit = kept > 0 ? vfsFrameGetDatabaseSize(w->tx[kept - 1]) : 0;",
+    ),
+    // When a snapshot is due: vendor/glue/snapshot.c.
+    (
+        "src/raft/replication.c",
+        "snapshot_due",
+        "if (r->last_applied - r->log->snapshot.last_index <\n\t    r->snapshot.threshold) {",
+        "extern bool glue_snapshot_is_due(struct raft *); if (!glue_snapshot_is_due(r)) {",
     ),
 ];
 

@@ -1,4 +1,5 @@
-"""How costs grow with the size of the database and the number of connections: docs/performance/growth.md and growth.svg."""
+"""How costs grow with the size of the database, of the cluster and of a value, and with the number of connections:
+docs/performance/growth.md and growth.svg."""
 import argparse
 import os
 import subprocess
@@ -29,15 +30,31 @@ def size_table(found):
         name = record.get("call", record["what"])
         by_size.setdefault(record["mb"], {})[name] = record
     for size, parts in by_size.items():
-        fill, insert, restart = parts["fill_1mb"], parts["insert"], parts["restart"]
+        fill, insert, restart, join = parts["fill_1mb"], parts["insert"], parts["restart"], parts["insert_meanwhile"]
         rows.append([int(size), ms(fill, "p50_us"), ms(fill, "max_us"), ms(insert, "p50_us"), ms(insert, "p99_us"),
                      ms(restart, "stop_us"), ms(restart, "restart_us"), float(restart["memory_kb"]) / 1024,
-                     float(restart["restarted_kb"]) / 1024])
+                     float(restart["restarted_kb"]) / 1024, ms(join, "join_us"), ms(join, "p50_us"), ms(join, "p99_us"),
+                     ms(join, "max_us")])
     return rows
 
 
+def cluster_table(found):
+    return [[int(record["nodes"]), ms(record, "join_us"), ms(record, "p50_us"), ms(record, "p99_us"),
+             float(record["cpu_us"]), float(record["memory_kb"]) / 1024] for record in found]
+
+
+def value_table(found):
+    by_size = {}
+    for record in found:
+        by_size.setdefault(int(record["bytes"]), {})[record["call"]] = record
+    return [[size, ms(parts["insert"], "p50_us"), ms(parts["insert"], "p99_us"), ms(parts["select"], "p50_us"),
+             ms(parts["select"], "p99_us")] for size, parts in by_size.items()]
+
+
 SIZE = ["MB", "write of 1 MB, ms", "slowest, ms", "INSERT, ms", "p99, ms", "stop, ms", "start to first write, ms", "memory, MB",
-        "memory after the start, MB"]
+        "memory after the start, MB", "join, ms", "INSERT meanwhile, ms", "p99, ms", "slowest, ms"]
+CLUSTER = ["nodes", "join, ms", "INSERT, ms", "p99, ms", "CPU of all, us", "memory of all, MB"]
+VALUE = ["bytes", "INSERT, ms", "p99, ms", "SELECT to JSON, ms", "p99, ms"]
 CONNECTIONS = ["connections", "open one, us", "SELECT 1, us", "p99, us", "CPU, us", "memory, MB", "threads"]
 
 
@@ -63,9 +80,10 @@ def curve(heads, rows, column, left, top, colour="#36c"):
     return out + [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
 
 
-def svg(sizes, connections):
+def svg(sizes, connections, clusters, values):
     plots = [(SIZE, sizes, column) for column in (3, 6, 7)] + [(CONNECTIONS, connections, column) for column in (1, 2, 5)]
-    out = ['<svg xmlns="http://www.w3.org/2000/svg" width="960" height="430" font-family="sans-serif" font-size="11">',
+    plots += [(SIZE, sizes, 9), (CLUSTER, clusters, 2), (VALUE, values, 1)]
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" width="960" height="640" font-family="sans-serif" font-size="11">',
            '<rect width="100%" height="100%" fill="white"/>']
     for index, (heads, rows, column) in enumerate(plots):
         out += curve(heads, rows, column, 20 + index % 3 * 315, 30 + index // 3 * 210)
@@ -77,6 +95,8 @@ def main():
     parser.add_argument("--library", default=run.TOP / "target/release/libdqlitepy.so", type=Path)
     parser.add_argument("--megabytes", default="10,30,100,300,1000")
     parser.add_argument("--connections", default="1,10,50,100,200,500")
+    parser.add_argument("--nodes", default="1,2,3,5,7,9")
+    parser.add_argument("--bytes", default="100,1000,10000,100000,1000000,10000000")
     parser.add_argument("--tmpfs", action="store_true", help="instead of the disk")
     parser.add_argument("--out", default=run.TOP / "docs/performance", type=Path)
     given = parser.parse_args()
@@ -89,6 +109,9 @@ def main():
         place.fresh(where, "size")
         connections = connection_table(
             records(place, library, "connections", place.fresh(where, "connections"), *given.connections.split(",")))
+        clusters = cluster_table(
+            records(place, library, "cluster", place.fresh(where, "cluster"), *given.nodes.split(",")))
+        values = value_table(records(place, library, "values", place.fresh(where, "values"), *given.bytes.split(",")))
     except (run.Failed, subprocess.SubprocessError) as error:
         sys.exit(f"growth: {error}")
     finally:
@@ -98,10 +121,13 @@ def main():
     given.out.mkdir(parents=True, exist_ok=True)
     given.out.joinpath("growth.md").write_text("\n".join([
         "# Growth", "", "Written by `make bench-growth`.", "", *[f"* {key}: {value}" for key, value in about.items()], "",
-        "With the size of the database, on one node, filled by statements of 1 MB:", "", markdown(SIZE, sizes), "",
+        "With the size of the database, on one node, filled by statements of 1 MB; then another node joins, under writes:", "", markdown(SIZE, sizes), "",
         "With the number of connections from outside, one of them in use at a time:", "", markdown(CONNECTIONS, connections),
+        "", "With the number of nodes, all in this one process and on its processors, the fourth and further ones stand-bys and",
+        "spares unless more voters are asked for; `join` is what the last ones took, each:", "", markdown(CLUSTER, clusters),
+        "", "With the size of one value, a text:", "", markdown(VALUE, values),
         "", "![curves](growth.svg)", ""]))
-    given.out.joinpath("growth.svg").write_text(svg(sizes, connections))
+    given.out.joinpath("growth.svg").write_text(svg(sizes, connections, clusters, values))
 
 
 if __name__ == "__main__":

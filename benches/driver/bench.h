@@ -43,6 +43,10 @@ struct library {
 	char *(*last_error)(void);
 	void (*free)(void *);
 	int (*version_number)(void);
+	int (*node_create_with_cluster)(uint64_t, const char *, const char *, const char *, handle *);
+	int (*client_create)(const char *, handle *);
+	int (*client_remove)(handle, uint64_t);
+	int (*client_close)(handle);
 	/* Not every subject has sessions; NULL then. */
 	int (*session_open_addresses)(const char *, const char *, handle *);
 	int (*session_query)(handle, const char *, int64_t, handle *);
@@ -56,6 +60,8 @@ void library_load(struct library *library, const char *path);
 void must(const struct library *library, const char *what, int rc);
 /* A running node on 127.0.0.1 with the database bench.db open; its address goes to `address`. */
 handle node_up(const struct library *library, const char *dir, char address[64]);
+/* Another one for the cluster of the node at `leader`; not started. */
+handle node_beside(const struct library *library, const char *dir, const char *leader, char address[64]);
 void run(const struct library *library, handle node, const char *sql);
 
 /* --- wire.c: prebuilt requests on a socket, answers received and not decoded --- */
@@ -86,5 +92,7 @@ void wire_close(struct wire *wire);
 
 int mode_growth(const struct library *library, const char *dir, int count, char **megabytes);
 int mode_connections(const struct library *library, const char *dir, int count, char **numbers);
+int mode_cluster(const struct library *library, const char *dir, int count, char **numbers);
+int mode_values(const struct library *library, const char *dir, int count, char **bytes);
 
 #endif

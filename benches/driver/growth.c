@@ -1,4 +1,6 @@
-/* How costs grow: with the size of the database, and with the number of connections. */
+/* How costs grow: with the size of the database, of the cluster and of a value, and with the number of connections. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,7 +10,7 @@
 	"INSERT INTO big(b) WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 256) "               \
 	"SELECT randomblob(4000) FROM s"
 
-enum { CALLS = 300, ROW = 200 };
+enum { CALLS = 300, ROW = 200, MOST_NODES = 16 };
 
 static void timed(struct timing *timing, const struct library *library, handle node, const char *sql)
 {
@@ -16,6 +18,49 @@ static void timed(struct timing *timing, const struct library *library, handle n
 	run(library, node, sql);
 	timing_add(timing, now() - t);
 	timing->wall += now() - t;
+}
+
+struct joiner {
+	const struct library *library;
+	handle node;
+	double took;
+	atomic_bool done;
+};
+
+static void *join_main(void *arg)
+{
+	struct joiner *joiner = arg;
+	double t = now();
+	must(joiner->library, "join", joiner->library->node_start(joiner->node));
+	joiner->took = now() - t;
+	atomic_store(&joiner->done, true);
+	return NULL;
+}
+
+/* Another node joins, as a voter, with everything that is there, while the first one goes on writing; then it goes again. */
+static void join(const struct library *library, handle node, const char *address, const char *dir, const char *megabytes)
+{
+	struct timing insert = { 0 };
+	struct joiner joiner = { .library = library };
+	char theirs[64], folder[512], extra[256];
+	handle client;
+	pthread_t thread;
+	snprintf(folder, sizeof folder, "%s-%s", dir, megabytes);
+	joiner.node = node_beside(library, folder, address, theirs);
+	if (pthread_create(&thread, NULL, join_main, &joiner) != 0) {
+		die("join", "no thread is left");
+	}
+	while (!atomic_load(&joiner.done)) {
+		timed(&insert, library, node, "INSERT INTO small(n) VALUES (9)");
+	}
+	pthread_join(thread, NULL);
+	snprintf(extra, sizeof extra, " mb=%s join_us=%.0f", megabytes, joiner.took * 1e6);
+	timing_print(&insert, "insert_meanwhile", "library", extra);
+	must(library, "client", library->client_create(address, &client));
+	must(library, "remove", library->client_remove(client, library->generate_node_id(theirs)));
+	library->client_close(client);
+	library->node_stop(joiner.node);
+	library->node_destroy(joiner.node);
 }
 
 int mode_growth(const struct library *library, const char *dir, int count, char **megabytes)
@@ -45,6 +90,68 @@ int mode_growth(const struct library *library, const char *dir, int count, char 
 		run(library, node, "INSERT INTO small(n) VALUES (8)");
 		printf("restart mb=%s memory_kb=%ld stop_us=%.0f restart_us=%.0f restarted_kb=%ld peak_kb=%ld\n", megabytes[i],
 		       memory, (t1 - t0) * 1e6, (now() - t1) * 1e6, process_status("VmRSS"), process_status("VmHWM"));
+		join(library, node, address, dir, megabytes[i]);
+		fflush(stdout);
+	}
+	library->node_stop(node);
+	library->node_destroy(node);
+	return 0;
+}
+
+/* Nodes of one process, joined one after the other; the first one leads. */
+int mode_cluster(const struct library *library, const char *dir, int count, char **numbers)
+{
+	char address[64], other[64], folder[512], extra[128];
+	handle nodes[MOST_NODES];
+	int size = 1;
+	nodes[0] = node_up(library, dir, address);
+	run(library, nodes[0], "CREATE TABLE small (id INTEGER PRIMARY KEY, n INTEGER)");
+	for (int i = 0; i < count; i++) {
+		double joining = now();
+		int before = size;
+		for (; size < atoi(numbers[i]) && size < MOST_NODES; size++) {
+			snprintf(folder, sizeof folder, "%s-%d", dir, size);
+			nodes[size] = node_beside(library, folder, address, other);
+			must(library, "join", library->node_start(nodes[size]));
+		}
+		joining = size > before ? (now() - joining) / (size - before) : 0;
+		struct timing insert = { 0 };
+		double c0 = cpu_time();
+		for (int k = 0; k < CALLS * 3; k++) {
+			timed(&insert, library, nodes[0], "INSERT INTO small(n) VALUES (7)");
+		}
+		insert.cpu = cpu_time() - c0;
+		snprintf(extra, sizeof extra, " nodes=%d join_us=%.0f memory_kb=%ld", size, joining * 1e6, process_status("VmRSS"));
+		timing_print(&insert, "insert", "library", extra);
+		fflush(stdout);
+	}
+	while (size-- > 0) {
+		library->node_stop(nodes[size]);
+		library->node_destroy(nodes[size]);
+	}
+	return 0;
+}
+
+int mode_values(const struct library *library, const char *dir, int count, char **bytes)
+{
+	char address[64], sql[256], extra[64], *json;
+	handle node = node_up(library, dir, address);
+	run(library, node, "CREATE TABLE v (id INTEGER PRIMARY KEY, t TEXT)");
+	for (int i = 0; i < count; i++) {
+		struct timing insert = { 0 }, select = { 0 };
+		double end = now() + 1;
+		for (int k = 0; k < CALLS && (k < 5 || now() < end); k++) {
+			snprintf(sql, sizeof sql, "INSERT OR REPLACE INTO v VALUES (1, replace(hex(zeroblob(%s / 2)), '0', 'x'))", bytes[i]);
+			timed(&insert, library, node, sql);
+			double t = now();
+			must(library, "query", library->node_query(node, "SELECT t FROM v", &json));
+			timing_add(&select, now() - t);
+			select.wall += now() - t;
+			library->free(json);
+		}
+		snprintf(extra, sizeof extra, " bytes=%s", bytes[i]);
+		timing_print(&insert, "insert", "library", extra);
+		timing_print(&select, "select", "library", extra);
 		fflush(stdout);
 	}
 	library->node_stop(node);

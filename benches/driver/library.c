@@ -36,6 +36,10 @@ void library_load(struct library *library, const char *path)
 	FIND(last_error, true);
 	FIND(free, true);
 	FIND(version_number, true);
+	FIND(node_create_with_cluster, true);
+	FIND(client_create, true);
+	FIND(client_remove, true);
+	FIND(client_close, true);
 	FIND(session_open_addresses, false);
 	FIND(session_query, false);
 	FIND(rows_step, false);
@@ -75,6 +79,18 @@ handle node_up(const struct library *library, const char *dir, char address[64])
 	must(library, "create", library->node_create(library->generate_node_id(address), address, dir, &node));
 	must(library, "start", library->node_start(node));
 	must(library, "open_db", library->node_open_db(node, "bench.db"));
+	return node;
+}
+
+handle node_beside(const struct library *library, const char *dir, const char *leader, char address[64])
+{
+	handle node;
+	char members[160];
+	mkdir(dir, 0755);
+	snprintf(address, 64, "127.0.0.1:%d", free_port());
+	snprintf(members, sizeof members, "%s,%s", leader, address);
+	must(library, "create",
+	     library->node_create_with_cluster(library->generate_node_id(address), address, dir, members, &node));
 	return node;
 }
 

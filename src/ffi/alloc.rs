@@ -14,6 +14,14 @@ static MALLOC: Malloc = Malloc;
 /// malloc's own alignment; what needs more takes the other way.
 const NATURAL: usize = 16;
 
+/// A buffer that grows to this size gets `ROOM` at once, of which only what is touched is memory (unless the host has asked
+/// for mlockall).
+const LARGE: usize = 1 << 20;
+
+/// Just above the largest size that glibc ever serves from its heap (DEFAULT_MMAP_THRESHOLD_MAX): what is larger is a
+/// mapping, which grows, shrinks and goes without a copy. A heap would keep a hole of each size that the buffer had.
+const ROOM: usize = (32 << 20) + (1 << 16);
+
 // SAFETY: malloc, calloc, realloc and free keep the promises of GlobalAlloc for alignments up to NATURAL; beyond that
 // aligned_alloc does, and a larger or smaller block is made by copying, as realloc would lose the alignment.
 unsafe impl GlobalAlloc for Malloc {
@@ -48,8 +56,8 @@ unsafe impl GlobalAlloc for Malloc {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if layout.align() <= NATURAL {
-            // SAFETY: the block came from malloc.
-            return unsafe { libc::realloc(block.cast(), size) }.cast();
+            // SAFETY: as the caller promises to us.
+            return unsafe { resize(block.cast(), layout.size(), size) }.cast();
         }
         // SAFETY: `size` does not overflow when rounded up to the alignment; that is the caller's promise.
         let new = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
@@ -64,6 +72,26 @@ unsafe impl GlobalAlloc for Malloc {
         }
         moved
     }
+}
+
+/// realloc, with the room for more where a buffer grows large.
+///
+/// # Safety
+/// The block came from malloc with at least `had` bytes, and is not used again unless the result is NULL.
+unsafe fn resize(block: *mut c_void, had: usize, size: usize) -> *mut c_void {
+    let grows_large = size > had && size >= LARGE;
+    // SAFETY: the block came from malloc.
+    if grows_large && size <= unsafe { libc::malloc_usable_size(block) } {
+        return block;
+    }
+    let room = if grows_large { size.max(ROOM) } else { size };
+    // SAFETY: the block came from malloc.
+    let resized = unsafe { libc::realloc(block, room) };
+    if resized.is_null() && room > size {
+        // SAFETY: as above; a failed realloc left the block as it was.
+        return unsafe { libc::realloc(block, size) };
+    }
+    resized
 }
 
 /// Hands the bytes over as a C string; they hold no NUL (JSON and messages never do).

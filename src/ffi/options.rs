@@ -188,10 +188,13 @@ pub extern "C" fn dqlitepy_node_set_weight(handle: dqlitepy_handle, weight: c_ul
 
 /// Sets when a snapshot of the data is written, and what of the log is kept behind it.
 ///
-/// `threshold` is the number of log entries after which the next snapshot is written, 1 or more; 1024 unless set. Each
-/// snapshot writes the whole database, and between two of them the log grows. `trailing` is the number of entries that are
-/// kept behind a snapshot, at least 4 and at least `threshold`; 8192 unless set. A member that was away for less catches up
-/// from them, any other one is sent the snapshot. `strategy` is DQLITEPY_TRAILING_STATIC (unless set) or
+/// Each snapshot writes the whole database, and between two of them the log grows, on the disk and in memory. Unless this is
+/// called, the library weighs one against the other: a snapshot is written after 1024 entries that weigh a quarter of it (or
+/// 256 MB), after 4096 in any case, and before 1024 if they weigh more than it (and 64 MB). Behind it as much of the log stays
+/// in memory as it weighs itself, from 64 to 256 MB and at most 8192 entries.
+/// `threshold` is the number of log entries after which the next snapshot is written, 1 or more. `trailing` is the number of
+/// entries that are kept behind a snapshot, at least 4 and at least `threshold`. A member that was away for less catches up
+/// from them, any other one is sent the snapshot. `strategy` is DQLITEPY_TRAILING_STATIC or
 /// DQLITEPY_TRAILING_DYNAMIC, with which `trailing` is the most, and `threshold` the least.
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.2.0.

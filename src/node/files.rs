@@ -46,12 +46,18 @@ pub(crate) fn load_info(dir: &Path) -> Result<Option<Entry>> {
     }
 }
 
-pub(crate) fn store_info(dir: &Path, entry: &Entry) -> Result<()> {
-    replace(dir, INFO, &mapping(entry, ""))
+/// Both files of a node that is new here, with one wait for the disk less than one after the other.
+pub(crate) fn store_new(dir: &Path, me: &Entry) -> Result<()> {
+    put(dir, CLUSTER, &sequence(std::slice::from_ref(me)))?;
+    replace(dir, INFO, &mapping(me, ""))
 }
 
 pub(crate) fn store_cluster(dir: &Path, entries: &[Entry]) -> Result<()> {
-    replace(dir, CLUSTER, &sequence(entries))
+    let text = sequence(entries);
+    if read(&dir.join(CLUSTER)).is_ok_and(|now| now.as_deref() == Some(&text)) {
+        return Ok(());
+    }
+    replace(dir, CLUSTER, &text)
 }
 
 pub(super) fn sequence(entries: &[Entry]) -> String {
@@ -261,8 +267,16 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Writes a file so that after a crash there is the old one or the new one, whole.
+/// Writes a file so that after a crash there is the old one or the new one, whole; and which, is certain when this returns.
 fn replace(dir: &Path, name: &str, text: &str) -> Result<()> {
+    put(dir, name, text)?;
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| Error::internal(format!("writing {} in {}: {error}", name, dir.display())))
+}
+
+/// The same, but which one is certain only once the directory is written.
+fn put(dir: &Path, name: &str, text: &str) -> Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let path = dir.join(name);
     // Two threads may be writing the same file; each with a draft of its own, the last one wins.
@@ -276,8 +290,7 @@ fn replace(dir: &Path, name: &str, text: &str) -> Result<()> {
             .open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(dir)?.sync_all()
+        fs::rename(&temporary, &path)
     };
     write().map_err(|error| {
         let _ = fs::remove_file(&temporary);

@@ -31,7 +31,7 @@ fn entry(id: u64, address: &str) -> Entry {
 fn info_is_written_as_go_dqlite_writes_it() {
     let dir = Dir::new("info");
     let known = entry(3_297_041_220_608_546_238, "127.0.0.1:9001");
-    store_info(&dir.0, &known).unwrap();
+    store_new(&dir.0, &known).unwrap();
     let text = fs::read_to_string(dir.0.join(INFO)).unwrap();
     assert_eq!(text, "ID: 3297041220608546238\nAddress: 127.0.0.1:9001\nRole: 0\n");
     assert_eq!(load_info(&dir.0).unwrap(), Some(known));
@@ -39,7 +39,7 @@ fn info_is_written_as_go_dqlite_writes_it() {
         fs::metadata(dir.0.join(INFO)).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    assert_eq!(list(&dir.0).unwrap(), [INFO]);
+    assert_eq!(list(&dir.0).unwrap(), [CLUSTER, INFO]);
 }
 
 #[test]

@@ -142,8 +142,7 @@ impl engine::Owner for Watch {
             files::store_join(&self.dir, if self.is_new() { Join::New } else { Join::Pending })?;
         }
         if known.is_none() {
-            files::store_cluster(&self.dir, std::slice::from_ref(&self.me))?;
-            files::store_info(&self.dir, &self.me)?;
+            files::store_new(&self.dir, &self.me)?;
         }
         if plan == Plan::Bootstrap && !files::has_raft_state(&self.dir)? {
             return Ok(Start::Bootstrap);

@@ -33,6 +33,12 @@ enum { INSTALL_BYTES_PER_MS = 10 * 1000 };
 /* How much log is kept for a member that catches up, unless the snapshot that it would get instead is larger. */
 enum { KEEP_BYTES = 64 << 20 };
 
+/*
+ * How much log stays in memory behind a snapshot, for members that are a little behind: as much as the snapshot, within
+ * these bounds. The engine counts entries only.
+ */
+enum { LEAST_TRAILING = 64 << 20, MOST_TRAILING = 256 << 20 };
+
 /* A member that this node, as the leader, brings up to date. */
 struct transfer {
 	struct transfer *next;
@@ -398,6 +404,32 @@ static bool outweigh(struct raft_log *log, raft_index first, raft_index last, ui
 	return bytes > limit;
 }
 
+/* What the member would get instead of the log; KEEP_BYTES if that is less. */
+static uint64_t snapshot_size(struct raft *raft, const struct transfer *transfer)
+{
+	uint64_t size = glue_growth_of(raft)->size;
+	size = transfer != NULL && transfer->size > size ? transfer->size : size;
+	return size > KEEP_BYTES ? size : KEEP_BYTES;
+}
+
+/* The oldest index behind which the log does not weigh too much; `oldest` if it does not. */
+static raft_index light_enough(struct raft *raft, raft_index oldest, raft_index last)
+{
+	struct raft_log *log = raft->log;
+	uint64_t bytes = 0, limit = glue_growth_of(raft)->size;
+	limit = limit < LEAST_TRAILING ? LEAST_TRAILING : limit > MOST_TRAILING ? MOST_TRAILING : limit;
+	raft_index index = last;
+	while (index > oldest) {
+		const struct raft_entry *entry = logGet(log, index);
+		bytes += entry != NULL ? entry->buf.len : 0;
+		if (bytes > limit) {
+			break;
+		}
+		index--;
+	}
+	return index;
+}
+
 /*
  * Stands in for logSnapshot in replication.c. What a member needs after the snapshot that it is being sent stays in the log;
  * otherwise it would need another one when it has that, and so on as long as there are writes.
@@ -409,12 +441,15 @@ void glue_log_snapshot(struct raft_log *log, raft_index last, unsigned trailing)
 	struct raft *raft = &all->engine->raft;
 	unsigned members = raft->state == RAFT_LEADER ? raft->configuration.n : 0;
 	raft_index oldest = last > trailing ? last - trailing : 0;
+	if (all->options->snapshot_threshold == 0) {
+		oldest = light_enough(raft, oldest, last);
+	}
 	for (unsigned i = 0; i < members; i++) {
 		struct transfer *transfer = transfer_to(all, raft->configuration.servers[i].id);
 		raft_index has = progressState(raft, i) == PROGRESS__SNAPSHOT ? raft->leader_state.progress[i].snapshot_index
 				 : transfer != NULL			      ? progressMatchIndex(raft, i)
 									      : last;
-		uint64_t limit = transfer != NULL && transfer->size > KEEP_BYTES ? transfer->size : KEEP_BYTES;
+		uint64_t limit = snapshot_size(raft, transfer);
 		/* The entry that it has is what the next ones are checked against. */
 		if (has > 0 && has <= oldest && !outweigh(log, has, oldest, limit)) {
 			oldest = has - 1;

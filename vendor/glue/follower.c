@@ -199,29 +199,6 @@ int glue_fsm_close(sqlite3 *conn)
 	return kept != NULL ? SQLITE_OK : glue_close_conn(conn);
 }
 
-/*
- * Stands in for VfsCheckpoint in fsm.c, with which a snapshot begins. A connection maps the parts of the WAL's index that it
- * first needs during a checkpoint for itself alone, and what others write there later it does not see. A kept one may have
- * done that, so a fresh one does it. (Within VfsApply the index is made anew before, so there the kept one may.)
- */
-int glue_fsm_checkpoint(sqlite3 *conn);
-int glue_fsm_checkpoint(sqlite3 *conn)
-{
-	pthread_mutex_lock(&mutex);
-	bool kept = find_conn(conn) != NULL;
-	pthread_mutex_unlock(&mutex);
-	if (!kept) {
-		return VfsCheckpoint(conn);
-	}
-	sqlite3 *fresh;
-	int rv = db__open(last.db, &fresh);
-	if (rv == SQLITE_OK) {
-		rv = VfsCheckpoint(fresh);
-		glue_close_conn(fresh);
-	}
-	return rv;
-}
-
 void glue_db_close(struct db *db);
 void glue_db_close(struct db *db)
 {

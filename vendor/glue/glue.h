@@ -54,7 +54,7 @@ struct glue_options {
 	unsigned network_latency_ms; /* 0: the engine's own timers */
 	uint64_t failure_domain;
 	uint64_t weight;
-	unsigned snapshot_threshold; /* 0: the engine's own threshold, trailing and strategy */
+	unsigned snapshot_threshold; /* 0: weighed, see snapshot.c */
 	unsigned snapshot_trailing;
 	bool snapshot_dynamic;
 	unsigned block_size; /* 0: what the engine finds best */

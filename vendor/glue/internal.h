@@ -81,6 +81,20 @@ struct glue_lease {
 };
 struct glue_lease *glue_lease_of(struct raft *raft);
 void glue_lease_end(struct glue_lease *lease);
+
+/* What the log holds since the last snapshot (snapshot.c); on the loop's thread. */
+struct glue_growth {
+	uint64_t snapshot; /* the last one's index */
+	uint64_t counted;  /* up to this index */
+	uint64_t bytes;
+	uint64_t taken_at; /* the index of the newest snapshot that was begun, and what it holds; 0: none since the start */
+	uint64_t size;
+};
+struct glue_growth *glue_growth_of(struct raft *raft);
+struct raft *glue_raft_here(void);
+/* Those of the node with this raft. */
+const struct glue_options *glue_options_of(struct raft *raft);
+
 /* Whether this thread's raft is stepping down just now, and calls itself leader still. */
 bool glue_is_falling(void);
 /* What was read just now is true without asking the others. */
@@ -139,6 +153,9 @@ struct glue_quick {
 };
 
 struct glue_quick *glue_quick_of(uv_loop_t *loop);
+
+/* When the node's last segment was prepared (segment.c); one at a time is. 0: none yet. */
+uint64_t *glue_last_segment_of(uv_loop_t *loop);
 void glue_past_learn(struct glue_past *past, uint64_t took_ns);
 
 /* Until its end the budget is what the statement on this connection may take; then says whether that was too little. */

@@ -65,11 +65,17 @@ struct glue_loop {
 	raft_time lost_at;
 	unsigned attempts; /* left */
 	struct glue_lease lease;
+	struct glue_growth growth;
 };
 
 struct glue_lease *glue_lease_of(struct raft *raft)
 {
 	return &glue_loop_of_raft(raft)->lease;
+}
+
+struct glue_growth *glue_growth_of(struct raft *raft)
+{
+	return &glue_loop_of_raft(raft)->growth;
 }
 
 static void request_release(struct request *request)

@@ -53,9 +53,20 @@ struct glue_loop *glue_loop_of_raft(struct raft *raft)
 	return owner_of(engine)->loop;
 }
 
+const struct glue_options *glue_options_of(struct raft *raft)
+{
+	struct dqlite_node *engine = (struct dqlite_node *)((char *)raft - offsetof(struct dqlite_node, raft));
+	return &owner_of(engine)->options;
+}
+
+struct raft *glue_raft_here(void)
+{
+	return &glue_guard_top->node->engine->raft;
+}
+
 bool glue_leads_here(void)
 {
-	return glue_guard_top->node->engine->raft.state == RAFT_LEADER;
+	return glue_raft_here()->state == RAFT_LEADER;
 }
 
 struct glue_loop *glue_loop_here(void)

@@ -37,6 +37,7 @@ struct glue_pool {
 	unsigned outstanding; /* touched on the loop's thread only */
 	bool closing;
 	struct glue_quick quick; /* of the loop's thread */
+	uint64_t last_segment;
 };
 
 static void list_push(struct list *list, uv_work_t *work)
@@ -220,6 +221,11 @@ int glue_queue_write(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_
 struct glue_quick *glue_quick_of(uv_loop_t *loop)
 {
 	return &glue_pool_of(loop)->quick;
+}
+
+uint64_t *glue_last_segment_of(uv_loop_t *loop)
+{
+	return &glue_pool_of(loop)->last_segment;
 }
 
 struct glue_pool *glue_pool_open(struct glue_node *node, uv_loop_t *loop)

@@ -1,19 +1,82 @@
-/*
- * Stands in for UvFsReadFile and UvFsReadCompressedFile in uv_snapshot.c. The engine reads a snapshot as its option says
- * that snapshots are to be written now: after the option was changed, a node could not read its own. The file itself says
- * what it is.
- */
+/* Snapshots: when they are due, how they are read, how they are installed. */
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "internal.h"
+
 #include "raft.h"
+#include "raft/log.h"
 #include "raft/uv_fs.h"
 #include "lib/assert.h"
 #include "vfs.h"
 
+/*
+ * The engine writes a snapshot of everything after each 1024 entries, be they 4 KB or 1 MB: a gigabyte on the disk for every
+ * 4 MB that is written, or a gigabyte of log in memory and to be read by the next start. So unless it was set how many
+ * entries are to lie between two, the log is weighed against what a snapshot would hold: a snapshot for less than a quarter
+ * of it waits, and one for as much again does not.
+ */
+enum { SHARE = 4 };
+static const uint64_t MUCH = 256 << 20, SMALL = 64 << 20;
+
+static bool is_due(struct raft *raft)
+{
+	raft_index last = raft->log->snapshot.last_index, entries = raft->last_applied - last;
+	if (glue_options_of(raft)->snapshot_threshold != 0) {
+		return entries >= raft->snapshot.threshold;
+	}
+	struct glue_growth *growth = glue_growth_of(raft);
+	if (growth->snapshot != last || growth->counted > raft->last_applied) {
+		*growth = (struct glue_growth){ last, last, 0, growth->taken_at, growth->size };
+	}
+	while (growth->counted < raft->last_applied) {
+		const struct raft_entry *entry = logGet(raft->log, ++growth->counted);
+		growth->bytes += entry != NULL ? entry->buf.len : 0;
+	}
+	uint64_t as_much = growth->size > SMALL ? growth->size : SMALL;
+	uint64_t worth_it = growth->size / SHARE < MUCH ? growth->size / SHARE : MUCH;
+	if (entries < raft->snapshot.threshold) {
+		return growth->bytes >= as_much;
+	}
+	/* The one before it and the log have to make up for a snapshot that cannot be read: what trails must reach so far. */
+	raft_index most = raft->snapshot.trailing / 2;
+	return growth->bytes >= worth_it || entries >= most;
+}
+
+/* In place of the engine's comparison of entries in replication.c, whenever entries were applied. */
+bool glue_snapshot_is_due(struct raft *raft);
+bool glue_snapshot_is_due(struct raft *raft)
+{
+	bool due = is_due(raft);
+	if (due) {
+		glue_growth_of(raft)->taken_at = 0; /* its databases are counted anew, also if this is the second attempt */
+	}
+	return due;
+}
+
+/* Stands in for VfsAcquireSnapshot in fsm.c, once for each database. */
+int glue_fsm_acquire(sqlite3 *conn, struct vfsSnapshot *snapshot);
+int glue_fsm_acquire(sqlite3 *conn, struct vfsSnapshot *snapshot)
+{
+	int rv = VfsAcquireSnapshot(conn, snapshot);
+	struct raft *raft = glue_raft_here();
+	struct glue_growth *growth = glue_growth_of(raft);
+	if (rv == SQLITE_OK) {
+		growth->size = growth->taken_at == raft->last_applied ? growth->size : 0;
+		growth->size += (uint64_t)snapshot->page_count * snapshot->page_size;
+		growth->taken_at = raft->last_applied;
+	}
+	return rv;
+}
+
+/*
+ * Stands in for UvFsReadFile and UvFsReadCompressedFile in uv_snapshot.c. The engine reads a snapshot as its option says
+ * that snapshots are to be written now: after the option was changed, a node could not read its own. The file itself says
+ * what it is.
+ */
 static bool is_compressed(const char *dir, const char *name)
 {
 	static const unsigned char lz4_frame[] = { 0x04, 0x22, 0x4d, 0x18 };
@@ -47,6 +110,9 @@ int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
 	start.page_count = snapshot->page_count > 0 ? 1 : 0;
 	int rv = VfsRestore(conn, &start);
 	rv = rv != SQLITE_OK ? rv : VfsRestore(conn, snapshot);
+	struct glue_growth *growth = glue_growth_of(glue_raft_here());
+	uint64_t size = (uint64_t)snapshot->page_count * snapshot->page_size;
+	growth->size = growth->size > size ? growth->size : size;
 	if (rv != SQLITE_OK) {
 		/* raft counts the snapshot as installed: it would apply nothing more, and say nothing. From the disk it works. */
 		dqlite_fail("the snapshot from the leader could be installed; starting the node again installs it", __FILE__,
