@@ -527,7 +527,7 @@ static void cycles(void)
 	}
 	long most = status_number("VmRSS:") - kilobytes - more;
 	tell("%ld cycles: %ld threads, %d descriptors, %ld kB more; %ld handles: %ld kB more\n", rounds, threads, open, more, 10 * rounds, most);
-#ifndef __SANITIZE_ADDRESS__ /* it holds back freed memory */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* they hold back freed memory */
 	CHECK(more < 4096);
 	CHECK(most < 1024);
 #endif

@@ -103,7 +103,9 @@ fn with_node(place: &Mutex<Option<Live>>, run: impl FnOnce(&Live) -> bool) {
     if place.as_ref().is_some_and(|live| live.inputs >= INPUTS_EACH) {
         *place = None;
     }
-    if place.is_none() {
+    // On a busy machine what makes it may take longer than an input may.
+    let began = Instant::now();
+    while place.is_none() && began.elapsed() < PATIENCE {
         *place = Live::new();
     }
     let Some(live) = place.as_mut() else {
