@@ -63,7 +63,8 @@ impl Engine {
 
     fn hand_over(&self, socket: OwnedFd, first: &[u8], data: *mut c_void) -> Result<()> {
         let node = self.node.read();
-        let Raw(raw) = node.ok_or_else(|| Error::new(Kind::Stopped, "the engine is stopped"))?;
+        // Whoever asks had it at hand just now, so it is being stopped; a search for the leader ends there.
+        let Raw(raw) = node.ok_or_else(|| Error::new(Kind::Shutdown, "the engine is stopped"))?;
         let fd = socket.into_raw_fd();
         let visit = sys::glue_visit {
             fd,
@@ -78,7 +79,11 @@ impl Engine {
             drop(unsafe { OwnedFd::from_raw_fd(fd) });
             let reason = io::Error::from_raw_os_error(code);
             return Err(Error::new(
-                Kind::Stopped,
+                if code == libc::ESHUTDOWN {
+                    Kind::Shutdown
+                } else {
+                    Kind::Internal
+                },
                 format!("the engine takes no connection: {reason}"),
             ));
         }

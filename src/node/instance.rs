@@ -378,8 +378,11 @@ impl Instance {
         let (done, wait) = mpsc::channel();
         net::sys::spawn("dqlite-stop", move || {
             core.door.close();
+            let stopped = core.engine.stop();
+            // With its descriptors, which whoever waits may count.
+            drop(core);
             // Nobody may be waiting any more.
-            let _ = done.send(core.engine.stop());
+            let _ = done.send(stopped);
         })
         .map_err(|error| Error::internal(format!("no thread to stop the engine on: {error}")))?;
         let left = deadline.saturating_duration_since(Instant::now());

@@ -191,8 +191,8 @@ impl Node {
                 launch.wait(call, deadline)?;
                 launch.outcome().transpose()?;
             }
-            let running = self.running()?;
-            running.instance.check()?;
+            let running = self.running().map_err(stopped_meanwhile)?;
+            running.instance.check().map_err(stopped_meanwhile)?;
             running.instance.duties().wait_joined(call, deadline)
         })
     }
@@ -418,6 +418,14 @@ impl Running {
     fn end_calls(&self, why: Error, deadline: Instant) {
         self.wake.close(why);
         drop(self.calls.try_write_until(deadline));
+    }
+}
+
+/// What a call says that has found the node starting or running before.
+fn stopped_meanwhile(error: Error) -> Error {
+    match error.kind() {
+        Kind::Stopped => Error::new(Kind::Shutdown, format!("{} since this call began", error.message())),
+        _ => error,
     }
 }
 
