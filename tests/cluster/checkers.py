@@ -15,7 +15,7 @@ DONE, NOT, MAYBE = "done", "not", "maybe"
 INTERNAL, SHUTDOWN, UNKNOWN = 8, 6, 101
 
 
-@dataclass
+@dataclass(slots=True)
 class Operation:
     writer: str
     number: int

@@ -1,11 +1,15 @@
 """A storm: random faults under writers on all nodes, and afterwards the proof that nothing was lost, doubled or torn.
 
-    tests/cluster/storm.py [--seed N] [--seconds 60] [--nodes 3] [--rate 10] [--faults kill,pause,...] [--keep DIR]
+    tests/cluster/storm.py [--seed N] [--seconds 60] [--nodes 3] [--load KIND=WRITERSxRATE,...] [--faults kill,pause,...]
+                           [--runs 1] [--keep DIR]
 
 The seed decides which faults come, when, upon whom and how long; what the machine makes of them is its own business. With
-`--nodes 3,5` clusters of both sizes live through it side by side. Exit code 0 if every check holds, 1 if one does not, 77 if
-clusters cannot be tested here. Prints the seed, what was done, what came of it and the verdict. With a fault the records
-and logs stay in the directory that is named.
+`--nodes 3,5` clusters of both sizes live through it side by side; `--runs 5` is five storms one after another, with the
+seeds N to N + 4. `--load rows=6x0,bank=1x50` has six writers of rows on each node that never rest, one that makes 50
+transfers a second, and of registers, whose checker bears no more than some tens of operations a second, the usual one.
+TMPDIR says where records and databases are. Exit code 0 if every check holds, 1 if one does not, 77 if clusters cannot be
+tested here. Prints the seed, what was done, what came of it and the verdict. With a fault the records and logs stay in the
+directory that is named.
 """
 
 import argparse
@@ -31,6 +35,9 @@ ACCOUNTS, BALANCE = 8, 100
 CALL = 5.0  # the deadline of the writers' calls, in seconds
 BACK = 60.0  # within this everything must be well after the last fault
 SKIPPED = 77
+# Of each node: how many writers of each kind, and the operations of each in a second; 0: as many as it can.
+LOAD = {"rows": (1, 10.0), "bank": (1, 10.0), "register": (1, 10.0)}
+WRITES = ("insert", "transaction", "transfer", "write", "cas")
 
 # Name: (how often, seconds it lasts). "leader" in a name: it befalls whoever leads just then.
 FAULTS = {
@@ -74,16 +81,35 @@ def plan(seed, seconds, wanted):
         faults.append(fault)
 
 
+def parse_load(text):
+    """The load with what "rows=6x0,bank=1x50" changes of the usual one."""
+    load = dict(LOAD)
+    for part in filter(None, text.split(",")):
+        kind, _, setting = part.partition("=")
+        writers, _, rate = setting.partition("x")
+        if kind not in LOAD:
+            raise ValueError(f"{part}: there are {', '.join(LOAD)}")
+        load[kind] = int(writers), float(rate)
+    return load
+
+
 @dataclass
 class Outcome:
     counts: Counter = field(default_factory=Counter)
+    faults: Counter = field(default_factory=Counter)
     wrong: list = field(default_factory=list)
     longest: float = 0.0
+    seconds: float = 0.0  # that the writers wrote
+
+    @property
+    def writes(self):
+        """Acknowledged ones; a transaction is one."""
+        return sum(self.counts[f"{op} {checkers.DONE}"] for op in WRITES)
 
 
 class Storm:
-    def __init__(self, cluster, seed, rate, say):
-        self.cluster, self.seed, self.rate, self.say = cluster, seed, rate, say
+    def __init__(self, cluster, seed, load, say):
+        self.cluster, self.seed, self.load, self.say = cluster, seed, load, say
         self.net = cluster.net
         self.faults = Counter()
         self.paused = []  # (node, from, to)
@@ -104,10 +130,10 @@ class Storm:
             self.start_writers(node)
 
     def start_writers(self, node):
-        settings = {"rate": self.rate, "seed": self.seed, "options": {"timeout": int(CALL * 1000)}}
-        self.cluster.write(node, "rows", **settings)
-        self.cluster.write(node, "bank", accounts=ACCOUNTS, **settings)
-        self.cluster.write(node, "register", epoch=self.epoch, **settings)
+        for kind, (writers, rate) in self.load.items():
+            settings = {"rate": rate, "seed": self.seed, "options": {"timeout": int(CALL * 1000)}}
+            for _ in range(writers):
+                self.cluster.write(node, kind, accounts=ACCOUNTS, epoch=self.epoch, **settings)
 
     def blow(self, faults):
         for fault in faults:
@@ -221,16 +247,18 @@ class Storm:
         stops = [node.worker.send("stop_writers") for node in self.cluster.nodes]
         for stop in stops:
             stop.ok(BACK)
+        self.ended = time.monotonic()
 
     def check(self):
-        outcome = Outcome()
+        outcome = Outcome(faults=self.faults, seconds=self.ended - self.epoch)
+        records = {kind: self.cluster.all_records(kind) for kind in LOAD}
         snapshots = []
         # What each node's database holds shows only while that node leads.
         for _ in range(2 * len(self.cluster.nodes)):
             leader = self.cluster.leader(BACK)
             if leader.number not in [number for number, _ in snapshots]:
                 snapshots.append((leader.number, self.read(leader)))
-                outcome.wrong += [f"node {leader.number}: {fault}" for fault in self.judge(snapshots[-1][1])]
+                outcome.wrong += [f"node {leader.number}: {fault}" for fault in self.judge(snapshots[-1][1], records)]
             if len(snapshots) == len(self.cluster.nodes):
                 break
             leader.worker.ok("stop")
@@ -238,13 +266,13 @@ class Storm:
         outcome.counts["leaders looked at"] = len(snapshots)
         if any(snapshot != snapshots[0][1] for _, snapshot in snapshots):
             outcome.wrong.append("the nodes differ in what they hold")
-        operations = [operation for kind in ("rows", "bank", "register") for operation in self.cluster.all_records(kind)]
+        operations = [operation for of_a_kind in records.values() for operation in of_a_kind]
         for operation in operations:
             outcome.counts[operation.outcome] += 1
             outcome.counts[f"{operation.op} {operation.outcome}"] += 1
             if operation.code:
                 outcome.counts[f"code {operation.code}"] += 1
-        outcome.wrong += checkers.check_registers(self.cluster.all_records("register"))
+        outcome.wrong += checkers.check_registers(records["register"])
         outcome.wrong += self.too_slow(operations)
         outcome.longest = self.longest_silence(operations)
         return outcome
@@ -258,11 +286,9 @@ class Storm:
             "integrity": node.query("PRAGMA integrity_check"),
         }
 
-    def judge(self, held):
-        wrong = checkers.check_rows(self.cluster.all_records("rows"), held["rows"])
-        wrong += checkers.check_bank(
-            self.cluster.all_records("bank"), ACCOUNTS, BALANCE, held["ledger"], held["accounts"]
-        )
+    def judge(self, held, records):
+        wrong = checkers.check_rows(records["rows"], held["rows"])
+        wrong += checkers.check_bank(records["bank"], ACCOUNTS, BALANCE, held["ledger"], held["accounts"])
         if held["integrity"] != [{"integrity_check": "ok"}]:
             wrong.append(f"integrity_check: {held['integrity']}")
         return wrong
@@ -286,21 +312,18 @@ class Storm:
 
     def longest_silence(self, operations):
         """The longest time without an acknowledged write."""
-        writes = ("insert", "transaction", "transfer", "write", "cas")
-        ends = sorted(one.ended for one in operations if one.outcome == checkers.DONE and one.op in writes)
+        ends = sorted(one.ended for one in operations if one.outcome == checkers.DONE and one.op in WRITES)
         return max((later - earlier for earlier, later in zip(ends, ends[1:])), default=0.0)
 
 
-def storm(seed, seconds, nodes, rate, work, faults=None, say=print):
+def storm(seed, seconds, nodes, work, load=LOAD, faults=None, say=print):
     """One run; the outcome."""
     with harness.Cluster(work, nodes) as cluster:
-        run = Storm(cluster, seed, rate, say)
+        run = Storm(cluster, seed, load, say)
         run.prepare()
         run.blow(plan(seed, seconds, faults))
         run.calm()
-        outcome = run.check()
-    outcome.faults = run.faults
-    return outcome
+        return run.check()
 
 
 def report(outcome, say=print):
@@ -310,7 +333,10 @@ def report(outcome, say=print):
         f"operations: {counts['done']} acknowledged, {counts['maybe']} unknown, {counts['not']} refused; "
         f"{dict(sorted((name, count) for name, count in counts.items() if ' ' in name))}"
     )
-    say(f"longest time without an acknowledged write: {outcome.longest:.2f} s")
+    say(
+        f"writes: {outcome.writes} acknowledged in {outcome.seconds:.0f} s, {outcome.writes / outcome.seconds:.0f} a second; "
+        f"longest time without one: {outcome.longest:.2f} s"
+    )
     for fault in outcome.wrong[:20]:
         say(f"WRONG: {fault[:1500]}")
     if len(outcome.wrong) > 20:
@@ -322,7 +348,8 @@ def main():
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--nodes", default="3", help="how many, or several such numbers for several clusters")
-    parser.add_argument("--rate", type=float, default=10, help="operations per second of each of the three writers of a node")
+    parser.add_argument("--load", type=parse_load, default=LOAD, help="e.g. rows=6x0,bank=1x50; see above")
+    parser.add_argument("--runs", type=int, default=1, help="so many, with the seeds that follow")
     parser.add_argument("--faults", help="only these, e.g. kill,pause or 'kill leader,cut'")
     parser.add_argument("--keep", help="a directory for records and logs that stays")
     options = parser.parse_args()
@@ -331,13 +358,14 @@ def main():
         print(f"storm: skipped: {reason}")
         return SKIPPED
     sizes = [int(size) for size in options.nodes.split(",")]
-    return run(options, sizes[0]) if len(sizes) == 1 else side_by_side(options, sizes)
+    return one_after_another(options, sizes[0]) if len(sizes) == 1 else side_by_side(options, sizes)
 
 
 def side_by_side(options, sizes):
     """A process for each size, whose output comes when it has ended."""
-    common = [sys.executable, __file__, f"--seed={options.seed}", f"--seconds={options.seconds}", f"--rate={options.rate}"]
-    common += [f"--faults={options.faults}"] if options.faults else []
+    load = ",".join(f"{kind}={writers}x{rate}" for kind, (writers, rate) in options.load.items())
+    common = [sys.executable, __file__, f"--seed={options.seed}", f"--seconds={options.seconds}", f"--load={load}"]
+    common += [f"--runs={options.runs}"] + ([f"--faults={options.faults}"] if options.faults else [])
     runs = []
     for size in sizes:
         keep = [f"--keep={options.keep}/{size}-nodes"] if options.keep else []
@@ -349,23 +377,34 @@ def side_by_side(options, sizes):
     return 1 if codes - {0, SKIPPED} else max(codes)
 
 
-def run(options, nodes):
-    work = options.keep or tempfile.mkdtemp(prefix="dqlitepy-storm-")
-    print(f"storm: seed {options.seed}, {nodes} nodes, {options.seconds:.0f} s, {harness.LIBRARY}", flush=True)
+def one_after_another(options, nodes):
+    seeds = range(options.seed, options.seed + options.runs)
+    writes = [run(options, nodes, seed) for seed in seeds]
+    passed = [count for count in writes if count is not None]
+    if options.runs > 1:
+        print(f"storms: {len(passed)} of {options.runs} passed, {sum(passed)} acknowledged writes")
+    return 0 if len(passed) == options.runs else 1
+
+
+def run(options, nodes, seed):
+    """How many writes were acknowledged; None if anything was wrong."""
+    work = f"{options.keep}/seed-{seed}" if options.keep else tempfile.mkdtemp(prefix="dqlitepy-storm-")
+    print(f"storm: seed {seed}, {nodes} nodes, {options.seconds:.0f} s, {harness.LIBRARY}", flush=True)
     faults = options.faults.split(",") if options.faults else None
     try:
-        outcome = storm(options.seed, options.seconds, nodes, options.rate, work, faults, lambda text: print(text, flush=True))
+        say = lambda text: print(text, flush=True)  # noqa: E731
+        outcome = storm(seed, options.seconds, nodes, work, options.load, faults, say)
     except Exception as fault:
-        print(f"storm: FAILED: seed {options.seed}: {fault!r}; see {work}")
-        return 1
+        print(f"storm: FAILED: seed {seed}: {fault!r}; see {work}")
+        return None
     report(outcome)
     if outcome.wrong:
-        print(f"storm: FAILED: seed {options.seed}; see {work}")
-        return 1
+        print(f"storm: FAILED: seed {seed}; see {work}")
+        return None
     if not options.keep:
         shutil.rmtree(work)
-    print(f"storm: passed: seed {options.seed}")
-    return 0
+    print(f"storm: passed: seed {seed}", flush=True)
+    return outcome.writes
 
 
 if __name__ == "__main__":

@@ -256,7 +256,8 @@ class Writer(threading.Thread):
         self.writer = name
         self.db = settings.get("db", "test.db")
         self.options = settings.get("options") or {}
-        self.pause = 1.0 / settings.get("rate", 20)
+        rate = settings.get("rate", 20)
+        self.pause = 1.0 / rate if rate else 0.0
         self.settings = settings
         self.random = random.Random(f"{settings.get('seed', 0)}/{name}")
         self.stopping = threading.Event()
@@ -279,7 +280,9 @@ class Writer(threading.Thread):
             except Failed as failed:
                 if failed.code in (SHUTDOWN, STOPPED, INTERNAL):
                     self.detach()
-            self.stopping.wait(max(0.0, self.pause - (time.monotonic() - began)))
+            left = self.pause - (time.monotonic() - began)
+            if left > 0:
+                self.stopping.wait(left)
         self.detach()
         os.close(self.file)
 
