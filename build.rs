@@ -92,10 +92,18 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/raft/replication.c",
         &[
             ("progressMaybeDecrement", "glue_progress_decrement"),
+            ("progressShouldReplicate", "glue_should_replicate"),
+            ("progressToSnapshot", "glue_to_snapshot"),
             ("logAcquire", "glue_log_acquire"),
             ("logSnapshot", "glue_log_snapshot"),
         ],
     ),
+    (
+        "src/raft/recv_append_entries_result.c",
+        &[("replicationUpdate", "glue_replication_update")],
+    ),
+    // Only for a line below.
+    ("src/raft/recv_append_entries.c", &[]),
     ("src/raft/uv_send.c", &[("uv_write", "glue_raft_write")]),
     (
         "src/raft/uv_recv.c",
@@ -138,6 +146,29 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "MAX_PAYLOAD_LEN",
         "#define MAX_PAYLOAD_LEN (500 * 1024 * 1024)",
         "#define MAX_PAYLOAD_LEN ((size_t)64 << 30)",
+    ),
+    // A write larger than a segment that a crash cut off leaves a file that ends within it. For those within a segment's
+    // size zeros follow, which is taken for what it is; this was an error at every start from then on.
+    (
+        "src/raft/uv_segment.c",
+        "cut_off",
+        "rv = uvLoadEntriesBatch(&buf, &tmp_entries, &tmp_n_entries,",
+        "size_t began = offset; rv = uvLoadEntriesBatch(&buf, &tmp_entries, &tmp_n_entries,",
+    ),
+    (
+        "src/raft/uv_segment.c",
+        "cut_off",
+        "if (rv != RAFT_CORRUPT) {",
+        "if (rv == RAFT_IOERR) { offset = began; rv = RAFT_CORRUPT; } if (rv != RAFT_CORRUPT) {",
+    ),
+    // A follower that agrees with a message told the leader how long its own log is. What stands behind the message's entries
+    // may be what it wrote alone when it led, and was counted and applied as if it were the leader's.
+    (
+        "src/raft/recv_append_entries.c",
+        "leftovers",
+        "result->last_log_index = r->last_stored;",
+        "result->last_log_index = r->last_stored < args->prev_log_index + args->n_entries ? r->last_stored \
+         : args->prev_log_index + args->n_entries;",
     ),
     // A WAL of more than 33 MB, that nobody could checkpoint for the readers of it, is looked through from its end; the
     // parts of its index before that, not mapped yet, were an assertion.

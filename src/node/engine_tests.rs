@@ -13,6 +13,7 @@ use crate::wire::{Params, Request, Response};
 
 /// Numbers of raft's messages. [raft.h]
 const APPEND_ENTRIES: u64 = 1;
+const APPEND_ENTRIES_RESULT: u64 = 2;
 const REQUEST_VOTE: u64 = 3;
 const INSTALL_SNAPSHOT: u64 = 5;
 
@@ -195,8 +196,9 @@ fn a_snapshot_of_any_size_is_taken() {
     instance(&waiting).watch().check().unwrap();
 }
 
-/// The bytes of the entries in the first message that holds several, as a member receives it that was away.
-fn first_load(mut link: TcpStream) -> u64 {
+/// The bytes of the entries in the first message that holds several, as a member receives it that was away. Before that it
+/// is asked whether it has what stands before them; `back` is its own link, on which it says that it has.
+fn first_load(mut link: TcpStream, back: &Stream) -> u64 {
     let mut read = |bytes: u64| {
         let mut buffer = vec![0; usize::try_from(bytes).unwrap()];
         link.read_exact(&mut buffer).unwrap();
@@ -221,6 +223,11 @@ fn first_load(mut link: TcpStream) -> u64 {
             return load;
         }
         read(load);
+        if sizes.is_empty() {
+            let (term, before) = (word(&header, 0), word(&header, 1));
+            let agrees = words(&[APPEND_ENTRIES_RESULT, 24, term, 0, before]);
+            back.write_all(&agrees, soon()).unwrap();
+        }
     }
 }
 
@@ -231,21 +238,18 @@ fn what_a_member_lacks_is_sent_in_parts() {
     let session = cluster.nodes[0].1.open_session("test.db", Arc::default()).unwrap();
     let leader = session.leader().unwrap();
     session.exec("CREATE TABLE t(a BLOB)").unwrap();
-    let is_other = |address: &String| *address != leader && *address != cluster.nodes[0].0;
-    let away = cluster
-        .nodes
-        .iter()
-        .map(|(address, _)| address.clone())
-        .find(is_other)
-        .unwrap();
+    let is_other = |(_, address): &(u64, String)| *address != leader && *address != cluster.nodes[0].0;
+    let addresses = cluster.nodes.iter().map(|(address, _)| address.clone());
+    let (id, away) = (1..).zip(addresses).find(is_other).unwrap();
     cluster.lose(&away);
     for _ in 0..16 {
         session.exec("INSERT INTO t VALUES (zeroblob(1000000))").unwrap();
     }
     let listener = TcpListener::bind(&away).unwrap();
-    let (link, _) = listener.accept().unwrap();
-    link.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let load = first_load(link);
+    let (from_leader, _) = listener.accept().unwrap();
+    from_leader.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let (_, leads) = cluster.nodes.iter().find(|(address, _)| *address == leader).unwrap();
+    let load = first_load(from_leader, &link(leads, id, &away));
     assert!((1..6 << 20).contains(&load), "{load} bytes at once");
 }
 

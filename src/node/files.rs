@@ -267,6 +267,27 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
+/// Removes the drafts that a crash left. With the lock on the directory held, and before anything is written there.
+pub(crate) fn remove_drafts(dir: &Path) -> Result<()> {
+    for name in list(dir)?.iter().filter(|name| is_draft(name)) {
+        // One that stays does no harm.
+        let _ = fs::remove_file(dir.join(name));
+    }
+    Ok(())
+}
+
+fn draft(name: &str, number: u64) -> String {
+    format!(".{name}.{number}.new")
+}
+
+fn is_draft(name: &str) -> bool {
+    let number = name.strip_suffix(".new").and_then(|name| name.rsplit_once('.'));
+    number.is_some_and(|(_, number)| {
+        let number = number.parse().unwrap_or_default();
+        [INFO, CLUSTER, JOIN].iter().any(|file| draft(file, number) == name)
+    })
+}
+
 /// Writes a file so that after a crash there is the old one or the new one, whole; and which, is certain when this returns.
 fn replace(dir: &Path, name: &str, text: &str) -> Result<()> {
     put(dir, name, text)?;
@@ -280,7 +301,7 @@ fn put(dir: &Path, name: &str, text: &str) -> Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let path = dir.join(name);
     // Two threads may be writing the same file; each with a draft of its own, the last one wins.
-    let temporary = dir.join(format!(".{name}.{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let temporary = dir.join(draft(name, NUMBER.fetch_add(1, Ordering::Relaxed)));
     let write = || {
         let mut file = OpenOptions::new()
             .write(true)

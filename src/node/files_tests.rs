@@ -103,6 +103,26 @@ fn raft_state_is_recognised_by_its_names() {
 }
 
 #[test]
+fn drafts_that_a_crash_left_are_removed_and_nothing_else() {
+    let dir = Dir::new("drafts");
+    let others = [
+        ".info.yaml.new",
+        ".info.yaml.x.new",
+        ".notes.1.new",
+        "cluster.yaml",
+        "info.yaml.1.new",
+    ];
+    let drafts = [".cluster.yaml.12.new", ".info.yaml.0.new", ".join.3.new"];
+    for name in others.iter().chain(&drafts) {
+        fs::write(dir.0.join(name), "").unwrap();
+    }
+    remove_drafts(&dir.0).unwrap();
+    let mut left = list(&dir.0).unwrap();
+    left.sort();
+    assert_eq!(left, others);
+}
+
+#[test]
 fn directories_are_made_private_and_taken_back() {
     let dir = Dir::new("make");
     let deep = dir.0.join("a/b");

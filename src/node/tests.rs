@@ -111,6 +111,50 @@ fn strike(node: &Node) {
 }
 
 #[test]
+fn a_start_clears_away_the_drafts_that_a_crash_left() {
+    let dir = Dir::new("drafts");
+    std::fs::create_dir(&dir.0).unwrap();
+    std::fs::write(dir.0.join(".info.yaml.0.new"), "ID: ").unwrap();
+    std::fs::write(dir.0.join(".cluster.yaml.14.new"), "").unwrap();
+    started(&dir).stop().unwrap();
+    assert!(
+        dir.names().iter().all(|name| !name.starts_with('.')),
+        "{:?}",
+        dir.names()
+    );
+}
+
+#[test]
+fn a_large_write_that_a_crash_cut_off_is_dropped() {
+    let (dir, crashed) = (Dir::new("large"), Dir::new("cut-off"));
+    let node = started(&dir);
+    let address = instance(&node).me().address.clone();
+    node.exec("CREATE TABLE t(a); INSERT INTO t VALUES (zeroblob(1)); INSERT INTO t VALUES (zeroblob(12000000))")
+        .unwrap();
+    // What a crash would have left.
+    std::fs::create_dir(&crashed.0).unwrap();
+    for name in dir.names() {
+        std::fs::copy(dir.0.join(&name), crashed.0.join(&name)).unwrap();
+    }
+    node.stop().unwrap();
+    let segment =
+        |name: &String| files::is_segment(name) && crashed.0.join(name).metadata().unwrap().len() > 12_000_000;
+    let large = crashed.0.join(crashed.names().into_iter().find(segment).unwrap());
+    let file = std::fs::OpenOptions::new().write(true).open(large).unwrap();
+    file.set_len(9_000_000).unwrap();
+
+    let node = Node::new(7, &address, crashed.path(), Vec::new()).unwrap();
+    node.start().unwrap();
+    node.open_db("test.db").unwrap();
+    assert_eq!(rows(&node, "SELECT length(a) AS n FROM t"), r#"[{"n":1}]"#);
+    node.exec("INSERT INTO t VALUES (zeroblob(2))").unwrap();
+    node.stop().unwrap();
+    node.start().unwrap();
+    node.open_db("test.db").unwrap();
+    assert_eq!(rows(&node, "SELECT length(a) AS n FROM t"), r#"[{"n":1},{"n":2}]"#);
+}
+
+#[test]
 fn an_assertion_loses_one_node_and_nothing_else() {
     let (dir, other_dir) = (Dir::new("lost"), Dir::new("other"));
     let (victim, other) = (started(&dir), started(&other_dir));

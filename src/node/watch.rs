@@ -137,6 +137,7 @@ impl engine::Owner for Watch {
             )));
         }
         self.prepared.store(true, Ordering::Release);
+        files::remove_drafts(&self.dir)?;
         let plan = *self.plan.lock();
         if plan.joins() {
             files::store_join(&self.dir, if self.is_new() { Join::New } else { Join::Pending })?;

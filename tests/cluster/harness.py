@@ -190,6 +190,10 @@ class Net:
         self.cuts.discard((source, target))
         self.inside(source, f"neigh del {self.host(target)} dev eth0")
 
+    def reset(self, number):
+        """Every connection of that host ends with a reset, at both ends; new ones are fine."""
+        run(*self.enter(number), "ss", "--kill", "--tcp", "state", "established")
+
     def limit(self, number, rate):
         """Both ways: `rate` such as "1gbit", None for no limit."""
         ends = [("-n", self.switch, f"v{number}"), ("-n", self.name(number), "eth0")]
@@ -492,6 +496,15 @@ class Cluster:
     def find_leader(self, addresses=None):
         reply = self.watch("leader", addresses)
         return next((node for node in self.nodes if reply.code == OK and node.address == reply.value), None)
+
+    def settled_leader(self, seconds=20.0):
+        """The node that each of them follows: one that was cut off may believe for a while that it still leads."""
+
+        def agreed():
+            named = {self.find_leader(node.address) for node in self.nodes}
+            return named.pop() if len(named) == 1 else None
+
+        return wait_until(agreed, seconds, "a leader that all follow")
 
     def members(self, addresses=None, seconds=20.0):
         """id: (address, role)"""

@@ -306,8 +306,16 @@ static int send_message(struct raft_io *io,
 			raft_io_send_cb sent)
 {
 	struct glue_transfers *all = glue_transfers_here();
+	struct raft_message bounded = *message;
+	if (message->server_id == 0) {
+		/* The answer to a leader whose link has ended. */
+		return RAFT_NOCONNECTION;
+	}
 	if (message->type == RAFT_IO_INSTALL_SNAPSHOT) {
 		return send_snapshot(all, io, req, message, sent);
+	}
+	if (message->type == RAFT_IO_APPEND_ENTRIES) {
+		glue_bound_commit(&bounded.append_entries);
 	}
 	if (is_behind(all, message) && transfer_to(all, message->server_id) == NULL) {
 		struct transfer *transfer = transfer_begin(all, message->server_id, GLUE_FOLLOWING);
@@ -316,7 +324,7 @@ static int send_message(struct raft_io *io,
 			transfer->target = logLastIndex(all->engine->raft.log);
 		}
 	}
-	return all->send(io, req, message, sent);
+	return all->send(io, req, &bounded, sent);
 }
 
 static void snapshot_got(struct raft_io_snapshot_get *req, struct raft_snapshot *snapshot, int status)

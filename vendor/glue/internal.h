@@ -132,8 +132,9 @@ void glue_transfers_detach(struct glue_transfers *transfers);
 void glue_transfers_free(struct glue_transfers *transfers);
 /* Those of the node that this thread, its loop's, belongs to. */
 struct glue_transfers *glue_transfers_here(void);
-/* Whether that node leads. */
-bool glue_leads_here(void);
+/* In a message to a member: what is committed, as far as the message goes (replication.c). */
+struct raft_append_entries;
+void glue_bound_commit(struct raft_append_entries *args);
 
 /*
  * How statements of one kind did so far, to know which may run on the loop's thread (quick.c); of that thread only.

@@ -104,6 +104,14 @@ static unsigned random_below(struct raft *raft, unsigned limit)
 	return (unsigned)raft->io->random(raft->io, 0, (int)limit);
 }
 
+/* Who asks this node is not sent to one that is gone. */
+static void forget_leader(struct raft *raft)
+{
+	raft->follower_state.current_leader.id = 0;
+	raft_free(raft->follower_state.current_leader.address);
+	raft->follower_state.current_leader.address = NULL;
+}
+
 static void stand_for_election(uv_timer_t *timer)
 {
 	struct glue_loop *loop = timer->data;
@@ -112,7 +120,7 @@ static void stand_for_election(uv_timer_t *timer)
 	if (follows && raft->follower_state.current_leader.id == loop->lost_leader &&
 	    raft->io->time(raft->io) - loop->lost_at < LAST_WORDS_MS) {
 		/* Its last message was still under way when its link ended. */
-		raft->follower_state.current_leader.id = 0;
+		forget_leader(raft);
 	}
 	bool decided = raft->state == RAFT_LEADER || raft->state == RAFT_UNAVAILABLE ||
 		       (follows && raft->follower_state.current_leader.id != 0);
@@ -141,7 +149,7 @@ void glue_loop_link_lost(uint64_t peer)
 		return;
 	}
 	/* A node that believes in a leader refuses the pre-votes of the others. */
-	raft->follower_state.current_leader.id = 0;
+	forget_leader(raft);
 	loop->lost_leader = peer;
 	loop->lost_at = raft->io->time(raft->io);
 	loop->attempts = ATTEMPTS;
@@ -201,6 +209,11 @@ static void link_ended(uv_poll_t *poll, int status, int events)
 	shutdown(link->fd, SHUT_RDWR);
 	/* The peer sees the end too, and may vote for another without waiting for a timeout. */
 	glue_lease_end(&link->loop->lease);
+	/* The end of the link on which the leader sends comes behind all that it has sent, which may be a lot. */
+	if (raft->state == RAFT_FOLLOWER && raft->follower_state.current_leader.id != 0 &&
+	    strcmp(raft->follower_state.current_leader.address, link->address) == 0) {
+		link_lost(link->loop, raft->follower_state.current_leader.id);
+	}
 	if (raft->state != RAFT_UNAVAILABLE) {
 		make_raft_dial_again(raft, link->address);
 	}

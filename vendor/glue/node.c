@@ -64,11 +64,6 @@ struct raft *glue_raft_here(void)
 	return &glue_guard_top->node->engine->raft;
 }
 
-bool glue_leads_here(void)
-{
-	return glue_raft_here()->state == RAFT_LEADER;
-}
-
 struct glue_loop *glue_loop_here(void)
 {
 	return glue_guard_top->node->loop;
