@@ -97,6 +97,10 @@ pub(crate) const CHANGE: Duration = Duration::from_secs(5);
 /// How long a node that stops may take to give its lead away.
 pub(crate) const GIVE_LEAD: Duration = Duration::from_secs(2);
 
+/// How much of the log the next leader may lack, in bytes. While it gets the rest nobody can write; without a leader, and
+/// without what was not acknowledged, the others go on within a tenth of a second.
+pub(crate) const HEIR_LACKS: u64 = 1 << 20;
+
 /// How long the engine may take to stop before the caller gets its thread back.
 pub(crate) static STOP: Settable = Settable::new(30_000);
 

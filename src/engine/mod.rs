@@ -112,6 +112,8 @@ pub(crate) struct Status {
     pub(crate) leader: u64,
     /// The other voter that has most of this leader's log, 0 if there is none.
     pub(crate) heir: u64,
+    /// Bytes of the log that it has not acknowledged.
+    pub(crate) heir_lacks: u64,
     pub(crate) term: u64,
     pub(crate) last_index: u64,
     pub(crate) applied_index: u64,
@@ -262,6 +264,7 @@ impl Engine {
             lone: status.lone,
             leader: status.leader,
             heir: status.heir,
+            heir_lacks: status.heir_lacks,
             term: status.term,
             last_index: status.last_index,
             applied_index: status.applied_index,

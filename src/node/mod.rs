@@ -405,8 +405,16 @@ impl Running {
     /// So that the others do not have to notice that the leader is gone. Whatever comes of it, the node stops.
     fn give_lead_away(&self, deadline: Instant) {
         let (me, deadline) = (self.instance.me(), deadline.min(Instant::now() + limits::GIVE_LEAD));
-        let heir = self.instance.status().map_or(0, |status| status.heir);
-        if let Err(error) = client::give_lead_away(&self.connector, me.id, &me.address, heir, deadline) {
+        let (heir, lacks) = self
+            .instance
+            .status()
+            .map_or((0, 0), |status| (status.heir, status.heir_lacks));
+        let given = if lacks > limits::HEIR_LACKS {
+            Err(Error::internal(format!("node {heir} lacks {lacks} bytes of the log")))
+        } else {
+            client::give_lead_away(&self.connector, me.id, &me.address, heir, deadline)
+        };
+        if let Err(error) = given {
             log::info(format_args!(
                 "the node at {} stops without giving its lead away: {error}",
                 me.address

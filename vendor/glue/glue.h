@@ -102,6 +102,7 @@ struct glue_status {
 	bool lone;	 /* the cluster was founded by this node and never had another member */
 	uint64_t leader; /* 0: none known */
 	uint64_t heir;	 /* whom a leader would best give its lead to; 0: nobody */
+	uint64_t heir_lacks; /* bytes of the log that it has not acknowledged */
 	uint64_t term;
 	uint64_t last_index;
 	uint64_t applied_index;

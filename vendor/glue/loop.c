@@ -212,7 +212,7 @@ static void link_ended(uv_poll_t *poll, int status, int events)
 	/* The end of the link on which the leader sends comes behind all that it has sent, which may be a lot. */
 	if (raft->state == RAFT_FOLLOWER && raft->follower_state.current_leader.id != 0 &&
 	    strcmp(raft->follower_state.current_leader.address, link->address) == 0) {
-		link_lost(link->loop, raft->follower_state.current_leader.id);
+		glue_loop_link_lost(raft->follower_state.current_leader.id);
 	}
 	if (raft->state != RAFT_UNAVAILABLE) {
 		make_raft_dial_again(raft, link->address);
@@ -303,20 +303,22 @@ static int own_role(const struct raft *raft)
 	}
 }
 
-/* The other voter that has most of the log, as far as this leader knows; 0: there is none. */
-static raft_id heir(const struct raft *raft)
+/* The other voter that has most of the log, as far as this leader knows, and what it lacks of it. */
+static void look_for_heir(const struct raft *raft, struct glue_status *status)
 {
-	raft_id best = 0;
 	raft_index most = 0;
 	for (unsigned i = 0; raft->state == RAFT_LEADER && i < raft->configuration.n; i++) {
 		const struct raft_server *server = &raft->configuration.servers[i];
 		raft_index has = raft->leader_state.progress[i].match_index;
 		if (server->id != raft->id && server->role == RAFT_VOTER && has > most) {
-			best = server->id;
+			status->heir = server->id;
 			most = has;
 		}
 	}
-	return best;
+	for (raft_index index = most + 1; status->heir != 0 && index <= logLastIndex(raft->log); index++) {
+		const struct raft_entry *entry = logGet(raft->log, index);
+		status->heir_lacks += entry != NULL ? entry->buf.len : 0;
+	}
 }
 
 static void inspect(struct dqlite_node *engine, struct glue_status *status)
@@ -328,7 +330,6 @@ static void inspect(struct dqlite_node *engine, struct glue_status *status)
 	*status = (struct glue_status){
 		.leads = raft->state == RAFT_LEADER,
 		.leader = leader,
-		.heir = heir(raft),
 		.term = raft->current_term,
 		.last_index = logLastIndex(raft->log),
 		.applied_index = raft->last_applied,
@@ -339,6 +340,7 @@ static void inspect(struct dqlite_node *engine, struct glue_status *status)
 		.role = own_role(raft),
 		.databases = engine->registry.size,
 	};
+	look_for_heir(raft, status);
 }
 
 static void serve(uv_async_t *signal)
