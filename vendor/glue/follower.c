@@ -168,18 +168,23 @@ static struct kept *find_conn(sqlite3 *conn)
 	return NULL;
 }
 
-/* With the mutex held: the connection has applied a transaction, and its database has none that is kept. */
+/*
+ * With the mutex held: the connection has applied a transaction, and its database has none that is at hand. One that is kept
+ * and is not is a snapshot's, which ends long after; then this one takes its place, and that one is closed at its end.
+ */
 static struct kept *keep(sqlite3 *conn)
 {
 	struct kept **link = find(last.db);
-	if (conn != last.conn || !last.applied || *link != NULL) {
+	struct kept *kept = *link;
+	if (conn != last.conn || !last.applied || (kept != NULL && kept->idle)) {
 		return NULL;
 	}
-	struct kept *kept = calloc(1, sizeof *kept);
-	if (kept != NULL) {
+	if (kept == NULL && (kept = calloc(1, sizeof *kept)) != NULL) {
 		kept->db = last.db;
-		kept->conn = conn;
 		*link = kept;
+	}
+	if (kept != NULL) {
+		kept->conn = conn;
 	}
 	return kept;
 }
