@@ -233,6 +233,7 @@ const CURES_IN_C: &[&str] = &[
     "bind",
     "discard",
     "early",
+    "ended",
     "falling",
     "lease",
     "signals",

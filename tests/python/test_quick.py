@@ -129,3 +129,15 @@ def test_what_happens_while_compiling_happens_each_time(node):
             assert node.query("PRAGMA foreign_keys") == [{"foreign_keys": wanted}]
     with pytest.raises(Exception, match="FOREIGN KEY constraint failed"):
         node.exec("INSERT INTO child VALUES (1)")
+
+
+def test_a_write_whose_time_is_up_as_it_ends(node):
+    """SQLite asks whether to go on once more when the transaction is committed. It does so if more steps without a jump lie
+    before the end than one more row takes, and the budget ends among them, as it does for some number of rows."""
+    node.exec("CREATE TABLE ends (n INTEGER)")
+    written = 0
+    for end in range(40, 50):  # each its own kind, in case the machine is busy just when it counts
+        for n in [3] * TIMES + list(range(770, 870)):
+            node.exec(f"INSERT INTO ends {NUMBERS.format(n)} SELECT n {'+ n * 0' * end} FROM (SELECT max(n) AS n FROM s)")
+            written += 1
+    assert node.query("SELECT count(*) AS c FROM ends") == [{"c": written}]

@@ -57,17 +57,35 @@ static bool client_has_gone(int fd)
 	return fd >= 0 && poll(&client, 1, 0) == 1 && (client.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
+/*
+ * SQLite asks once more when a statement has ended, with its transaction committed. To stop it then would call it failed,
+ * and what it wrote would be sent to nobody and given up by nobody: the connection would keep the write lock.
+ */
+static bool has_ended(sqlite3 *conn)
+{
+	sqlite3_stmt *stmt = NULL;
+	do {
+		stmt = sqlite3_next_stmt(conn, stmt);
+	} while (stmt != NULL && !sqlite3_stmt_busy(stmt));
+	return stmt == NULL;
+}
+
+static bool is_to_stop(struct glue_entry *entry)
+{
+	if (entry->budget > 0 && --entry->budget == 0) {
+		entry->overrun = true;
+		return true;
+	}
+	if (++entry->looks % LOOKS_PER_CLIENT_LOOK == 0 && client_has_gone(atomic_load(&entry->client))) {
+		return true;
+	}
+	return atomic_load_explicit(&entry->abort, memory_order_relaxed);
+}
+
 static int look(void *arg)
 {
 	struct glue_entry *entry = arg;
-	if (entry->budget > 0 && --entry->budget == 0) {
-		entry->overrun = true;
-		return 1;
-	}
-	if (++entry->looks % LOOKS_PER_CLIENT_LOOK == 0 && client_has_gone(atomic_load(&entry->client))) {
-		return 1;
-	}
-	return atomic_load_explicit(&entry->abort, memory_order_relaxed);
+	return is_to_stop(entry) && !(CURE_ENDED && has_ended(entry->conn));
 }
 
 int glue_open_v2(const char *name, sqlite3 **conn, int flags, const char *vfs);
