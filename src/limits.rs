@@ -94,8 +94,8 @@ pub(crate) const PROBES: usize = 10;
 /// to the majority; a leader that is not done by then has lost its followers, and another one may lead already.
 pub(crate) const CHANGE: Duration = Duration::from_secs(5);
 
-/// How long a node that stops may take to give its lead away.
-pub(crate) const GIVE_LEAD: Duration = Duration::from_secs(2);
+/// How long a node that stops may take to give its lead away. Nobody can write meanwhile, and an election would be over.
+pub(crate) const GIVE_LEAD: Duration = Duration::from_millis(500);
 
 /// How much of the log the next leader may lack, in bytes. While it gets the rest nobody can write; without a leader, and
 /// without what was not acknowledged, the others go on within a tenth of a second.
