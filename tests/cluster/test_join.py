@@ -369,7 +369,8 @@ def test_a_wiped_node_does_not_vote_away_what_it_acknowledged(cluster, delay):
     wait_until(lambda: second.worker.call("query", sql="SELECT count(*) AS n FROM kept").value == [{"n": 50}], 20, "the rows")
     wait_until(lambda: third.worker.call("open_db").code == OK, 20, "node 3 is well")
     # With nobody there to ask it was not forgotten that what they know of it is from before.
-    assert delay is not None or "has lost its data" in third.worker.log.read_text()
+    said = third.worker.log.read_text
+    wait_until(lambda: delay is not None or "has lost its data" in said(), 20, said)
     expect_one_cluster(three)
 
 
