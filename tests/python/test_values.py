@@ -210,3 +210,11 @@ def test_large_values(node, size):
     node.exec(f"INSERT INTO t VALUES ({literal(text)}, {literal(blob)})")
     (row,) = node.query("SELECT s, b FROM t")
     assert row["s"] == text and same(row["b"], blob)
+
+
+def test_a_query_without_columns(node):
+    """It has no rows, and its end is seen."""
+    with support.Within(5.0):
+        for sql in ("PRAGMA foreign_keys = 1", "PRAGMA user_version = 4", "PRAGMA incremental_vacuum"):
+            assert node.query(sql) == []
+    assert node.query("PRAGMA user_version") == [{"user_version": 4}]
