@@ -246,7 +246,7 @@ const CURES_IN_C: &[&str] = &[
 const CALLED_IN_C: &[&str] = &["query__batch"];
 
 /// The same in Rust, where `cfg!(without = "<name>")` is true if one is left out.
-const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix"];
+const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix", "signals"];
 
 /// Needs a test framework and is no part of the library.
 const LEFT_OUT: &str = "src/raft/fixture.c";

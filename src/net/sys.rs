@@ -49,6 +49,9 @@ fn mask_signals() -> libc::sigset_t {
         for signal in SYNCHRONOUS {
             libc::sigdelset(block.as_mut_ptr(), signal);
         }
+        if cfg!(without = "signals") {
+            libc::sigemptyset(block.as_mut_ptr());
+        }
         libc::pthread_sigmask(libc::SIG_BLOCK, block.as_ptr(), before.as_mut_ptr());
         before.assume_init()
     }

@@ -123,7 +123,4 @@ int glue_node_lock_fd(const struct glue_node *node);
 /* SHA-1 based digest that the engine derives ids with; pure. */
 uint64_t glue_digest(const char *text, uint64_t salt);
 
-/* Blocks the signals that a host may have handlers for, SIGPIPE among them, in the calling thread. */
-void glue_block_signals(void);
-
 #endif

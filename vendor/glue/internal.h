@@ -40,7 +40,7 @@ static inline void glue_guard_leave(struct glue_guard *guard)
 /* The node is beyond use: keep the reason, tell the owner once. */
 void glue_mark_lost(struct glue_node *node, const char *reason);
 
-/* Blocks what glue_block_signals blocks; the former mask goes to `old`. */
+/* Blocks the signals that a host may have handlers for, SIGPIPE among them, in this thread; the former mask goes to `old`. */
 void glue_mask_signals(sigset_t *old);
 
 /*

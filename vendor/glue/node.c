@@ -107,11 +107,6 @@ void glue_mask_signals(sigset_t *old)
 	pthread_sigmask(SIG_BLOCK, &mask, old);
 }
 
-void glue_block_signals(void)
-{
-	glue_mask_signals(NULL);
-}
-
 uint64_t glue_digest(const char *text, uint64_t salt)
 {
 	return raft_digest(text, salt);
