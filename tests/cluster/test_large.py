@@ -147,7 +147,9 @@ def test_large(cluster, compressed):
         await_snapshot(leader, newest_snapshot(leader) + 1)
     await_snapshot(leader, newest_snapshot(leader) + KEPT + 1)
     catch_up(made, third, 300)
-    assert len(re.findall("a snapshot of .* is installed", said(third))) > 1
+    # It looks once a second whether it has; the leader may hear of it before.
+    installed = "a snapshot of .* is installed"
+    wait_until(lambda: len(re.findall(installed, said(third))) > 1, 20, lambda: said(third)[-2000:])
 
     written = time.monotonic()
     wait_until(lambda: len(acknowledged(made, written)) > 20, 60, "writes")
