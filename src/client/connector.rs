@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::client::conn::{Broken, Conn};
 use crate::client::members::members;
-use crate::client::search::Search;
+use crate::client::search::{Found, Search};
 use crate::client::wake::{Wake, WakeSlot, interrupted};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -109,11 +109,12 @@ impl Connector {
             Some(found) => Ok(found),
             None => Search::new(&self.ways, self.candidates(), deadline).run(waiting),
         };
-        if let Ok((_, address)) = &found {
+        if let Ok(Found { address, .. }) = &found {
             self.note_leader(address);
         }
-        *self.remembered.lock() = found.as_ref().ok().map(|(_, address)| address.clone());
-        found
+        let sure = found.as_ref().ok().filter(|found| !found.hearsay);
+        *self.remembered.lock() = sure.map(|found| found.address.clone());
+        found.map(|Found { conn, address, .. }| (conn, address))
     }
 
     /// Who leads in the place of the node at `address`, if somebody else knows and that one confirms it. Asks this process's
@@ -183,7 +184,7 @@ impl Connector {
     }
 
     /// The last leader and this process's node usually know, and asking them costs no thread.
-    fn quickly(&self, waiting: &WakeSlot, deadline: Instant) -> Result<Option<(Conn, String)>> {
+    fn quickly(&self, waiting: &WakeSlot, deadline: Instant) -> Result<Option<Found>> {
         let mut next: VecDeque<String> = self.remembered.lock().iter().cloned().collect();
         next.extend(self.ways.local.iter().map(|local| local.address().to_owned()));
         if let ([only], true) = (&*self.addresses, next.is_empty()) {
@@ -196,7 +197,10 @@ impl Connector {
             }
             waiting.check()?;
             match self.ways.ask_for(waiting, &address, limits::QUICK, deadline) {
-                Ok(Answer::Leads(conn)) => return Ok(Some((conn, address))),
+                Ok(Answer::Leads(conn)) => {
+                    let hearsay = false;
+                    return Ok(Some(Found { conn, address, hearsay }));
+                }
                 Ok(Answer::Follows(_, leader)) => next.push_front(leader),
                 Ok(Answer::Unknown(_)) | Err(_) => {}
             }

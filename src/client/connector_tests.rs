@@ -4,6 +4,7 @@ use std::thread;
 
 use super::*;
 use crate::client::fake_tests::{Fake, Fault, connector, nobody, parsed, soon};
+use crate::client::{Member, Role};
 
 /// What a busy machine may add. Waiting for a node that hangs would take two seconds.
 const SLACK: Duration = Duration::from_millis(1500);
@@ -39,6 +40,81 @@ fn a_follower_names_the_leader() {
 fn a_spare_names_the_members_and_one_of_them_leads() {
     let fake = Fake::new("VP");
     assert_eq!(found(&connector(&fake.addresses[1..]), soon()), fake.address(1));
+}
+
+/// The roles of the members that node 1 was one of. Since then it was removed, and the others changed theirs.
+fn removed(fake: &Fake, roles: &str, now: &str) {
+    let mut world = fake.world();
+    let all = world.members.clone();
+    let with = |roles: &str| -> Vec<Member> {
+        let dealt = all.iter().cloned().zip(roles.chars());
+        let role = |letter| match letter {
+            'V' => Role::Voter,
+            'S' => Role::StandBy,
+            _ => Role::Spare,
+        };
+        dealt
+            .filter(|(_, letter)| *letter != '-')
+            .map(|(member, letter)| Member {
+                role: role(letter),
+                ..member
+            })
+            .collect()
+    };
+    world.outdated.insert(1, with(roles));
+    world.members = with(now);
+}
+
+#[test]
+fn one_that_was_removed_knows_those_who_lead_now() {
+    let fake = Fake::new("VVVV");
+    removed(&fake, "VVSP", "--VV");
+    fake.fault(2, Fault::Closes);
+    fake.world().leader = 3;
+    let client = connector(&fake.addresses[..1]);
+    assert_eq!(found(&client, soon()), fake.address(3));
+    fake.world().leader = 4;
+    assert_eq!(found(&client, soon()), fake.address(4));
+}
+
+/// The first list names none of those who are left, but one that names them.
+#[test]
+fn one_list_leads_to_the_next() {
+    let fake = Fake::new("VVVVV");
+    let all = fake.world().members.clone();
+    removed(&fake, "VVV--", "---VV");
+    fake.world().outdated.insert(2, all[1..].to_vec());
+    fake.fault(3, Fault::Closes);
+    fake.world().leader = 5;
+    assert_eq!(found(&connector(&fake.addresses[..1]), soon()), fake.address(5));
+}
+
+/// A member lost everything and founded a cluster anew. Who names its address means it; a list of others does not.
+#[test]
+fn no_list_leads_into_another_cluster() {
+    let fake = Fake::new("VVP");
+    fake.fault(2, Fault::Closes);
+    let client = connector(&fake.addresses[2..]);
+    assert_eq!(found(&client, soon()), fake.address(1));
+    fake.fault(1, Fault::Elsewhere);
+    let error = failed(&client, 1500);
+    let reason = format!(
+        "{}: belongs to another cluster than the nodes that named it",
+        fake.address(1)
+    );
+    assert!(error.message().contains(&reason), "{error}");
+    assert!(error.message().contains("0 of 2 voters answered; 2 needed"), "{error}");
+    assert!(
+        error.message().contains(&format!("{}: the node", fake.address(2))),
+        "{error}"
+    );
+    assert_eq!(
+        found(
+            &connector(&[fake.address(3).to_owned(), fake.address(1).to_owned()]),
+            soon()
+        ),
+        fake.address(1)
+    );
 }
 
 #[test]

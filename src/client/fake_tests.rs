@@ -26,6 +26,8 @@ pub(super) struct World {
     /// 0 = nobody.
     pub(super) leader: u64,
     pub(super) faults: HashMap<u64, Fault>,
+    /// What nodes believe that hear of no changes any more.
+    pub(super) outdated: HashMap<u64, Vec<Member>>,
     /// What was asked of anybody, except questions: `ASSIGN 2 0`.
     pub(super) log: Vec<String>,
     /// Changes that are made, but whose answer is lost.
@@ -50,7 +52,7 @@ pub(super) enum Fault {
     Names(u64),
     /// Does not know who leads.
     Ignorant,
-    /// Belongs to no cluster, or to another one.
+    /// Belongs to no cluster, or to another one that was founded at its address.
     Blank,
     Elsewhere,
     /// Says what no dqlite node says.
@@ -191,8 +193,14 @@ impl World {
             }
             Request::Cluster { .. } => message(3, |out| match fault {
                 Some(Fault::Blank) => number(0, out),
-                Some(Fault::Elsewhere) => nodes(&[&stranger()], out),
-                _ => nodes(&self.members.iter().collect::<Vec<_>>(), out),
+                Some(Fault::Elsewhere) => {
+                    let founder = self.members.iter().filter(|member| member.id == me);
+                    nodes(&founder.chain([&stranger()]).collect::<Vec<_>>(), out);
+                }
+                _ => {
+                    let list = self.outdated.get(&me).unwrap_or(&self.members);
+                    nodes(&list.iter().collect::<Vec<_>>(), out);
+                }
             }),
             Request::Describe { .. } => message(10, |out| {
                 number(self.domains.get(&me).copied().unwrap_or(0), out);

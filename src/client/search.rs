@@ -1,5 +1,8 @@
 //! The search for a leader among several nodes. All are asked at once, each again a while after its answer, so that a node
 //! that hangs delays nobody; whom they name as leader or member is asked too. It ends with a leader or at the deadline.
+//!
+//! A list of members may be old, and at one of its addresses another cluster may have been founded since. So a node that is
+//! known from such a list only has to belong to the cluster that it was listed for: see `Search::cluster`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +34,8 @@ pub(super) struct Search<'a> {
     candidates: Vec<Candidate>,
     /// The addresses of the cluster's voters, as the last node that knew them said.
     voters: Vec<String>,
+    /// All members that were named by nodes that the caller named, and then by those that were named so and belong to them.
+    cluster: Vec<Member>,
     asked: usize,
     replies: Receiver<News>,
     reply: Sender<News>,
@@ -38,8 +43,18 @@ pub(super) struct Search<'a> {
     over: Arc<AtomicBool>,
 }
 
+/// A leader that was found.
+pub(super) struct Found {
+    pub(super) conn: Conn,
+    pub(super) address: String,
+    /// Other nodes' lists led there, and that it belongs to them is true of this connection only.
+    pub(super) hearsay: bool,
+}
+
 struct Candidate {
     address: String,
+    /// Known only from what other nodes listed.
+    hearsay: bool,
     /// When to ask again; nothing while its answer is awaited.
     due: Option<Instant>,
     answered: bool,
@@ -62,7 +77,7 @@ struct Reply {
 struct Denial {
     why: Error,
     leader: Option<String>,
-    /// Nothing if it did not answer.
+    /// Nothing if it did not answer, or does not belong to the cluster.
     members: Option<Vec<Member>>,
 }
 
@@ -75,16 +90,17 @@ impl<'a> Search<'a> {
             deadline,
             candidates: Vec::new(),
             voters: Vec::new(),
+            cluster: Vec::new(),
             asked: 0,
             replies,
             reply,
             over: Arc::default(),
         };
-        search.add(addresses);
+        search.add(addresses, false);
         search
     }
 
-    pub(super) fn run(mut self, waiting: &WakeSlot) -> Result<(Conn, String)> {
+    pub(super) fn run(mut self, waiting: &WakeSlot) -> Result<Found> {
         waiting.watch(Box::new(Bell {
             search: Arc::downgrade(&self.over),
             news: self.reply.clone(),
@@ -103,7 +119,10 @@ impl<'a> Search<'a> {
                 Err(_) => continue,
             };
             match reply.said {
-                Ok(conn) => return Ok((conn, self.candidates[reply.from].address.clone())),
+                Ok(conn) => {
+                    let Candidate { address, hearsay, .. } = self.candidates.swap_remove(reply.from);
+                    return Ok(Found { conn, address, hearsay });
+                }
                 Err(denial) if denial.why.kind() == Kind::Shutdown => {
                     self.note(reply.from, denial);
                     return Err(self.no_leader(Kind::Shutdown));
@@ -134,9 +153,10 @@ impl<'a> Search<'a> {
         let (ways, deadline) = (self.ways.clone(), self.deadline);
         let (reply, over) = (self.reply.clone(), Arc::clone(&self.over));
         let address = self.candidates[index].address.clone();
+        let listed_with = self.candidates[index].hearsay.then(|| self.cluster.clone());
         let ask = move || {
             // Nobody may be listening any more; a leader's connection is closed then.
-            let said = question(&ways, &address, &over, deadline);
+            let said = question(&ways, &address, listed_with.as_deref(), &over, deadline);
             let _ = reply.send(News::Reply(Reply { from: index, said }));
         };
         if let Err(error) = sys::spawn("dqlite-probe", ask) {
@@ -171,28 +191,34 @@ impl<'a> Search<'a> {
         }
         candidate.answered = denial.members.is_some();
         candidate.why = Some(denial.why);
-        let voters: Vec<String> = denial
-            .members
-            .into_iter()
-            .flatten()
-            .filter(|member| member.role == Role::Voter)
-            .map(|member| member.address)
-            .collect();
-        if !voters.is_empty() {
-            self.add(voters.clone());
-            self.voters = voters;
-        }
+        let hearsay = candidate.hearsay;
+        self.learn(denial.members.unwrap_or_default());
         if let Some(leader) = denial.leader {
-            self.ask_soon(leader);
+            self.ask_soon(leader, hearsay);
         }
     }
 
-    fn add(&mut self, addresses: Vec<String>) {
+    /// The others of a list are asked too: by now one of them may vote, or even lead.
+    fn learn(&mut self, mut members: Vec<Member>) {
+        members.sort_by_key(|member| member.role != Role::Voter);
+        let addresses = |list: &[Member]| list.iter().map(|member| member.address.clone()).collect();
+        let voters = members.iter().take_while(|member| member.role == Role::Voter).count();
+        if voters > 0 {
+            self.voters = addresses(&members[..voters]);
+        }
+        self.add(addresses(&members), true);
+        members.retain(|member| !self.cluster.iter().any(|known| is_same(known, member)));
+        members.truncate(MOST_CANDIDATES.saturating_sub(self.cluster.len()));
+        self.cluster.append(&mut members);
+    }
+
+    fn add(&mut self, addresses: Vec<String>, hearsay: bool) {
         for address in addresses {
             let known = self.candidates.iter().any(|candidate| candidate.address == address);
             if !known && self.candidates.len() < MOST_CANDIDATES {
                 self.candidates.push(Candidate {
                     address,
+                    hearsay,
                     due: Some(Instant::now()),
                     answered: false,
                     why: None,
@@ -201,14 +227,18 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn ask_soon(&mut self, address: String) {
+    /// Whom a node follows it hears from, so it is of the same cluster.
+    fn ask_soon(&mut self, address: String, hearsay: bool) {
         match self
             .candidates
             .iter_mut()
             .find(|candidate| candidate.address == address)
         {
-            Some(known) => known.due = known.due.map(|_| Instant::now()),
-            None => self.add(vec![address]),
+            Some(known) => {
+                known.hearsay &= hearsay;
+                known.due = known.due.map(|_| Instant::now());
+            }
+            None => self.add(vec![address], hearsay),
         }
     }
 
@@ -270,31 +300,62 @@ impl Denial {
     }
 }
 
-/// What is asked on a thread: who leads, and if it is another one, who else there is.
-fn question(ways: &Ways, address: &str, over: &AtomicBool, deadline: Instant) -> std::result::Result<Conn, Denial> {
-    let (mut conn, leader) = match ways.ask(address, limits::PROBE, deadline) {
-        Ok(Answer::Leads(conn)) => return Ok(conn),
-        Ok(Answer::Follows(conn, leader)) => (conn, Some(leader)),
-        Ok(Answer::Unknown(conn)) => (conn, None),
+/// What is asked on a thread: who leads, and if it is another one, who else there is. A node that was `listed_with` others
+/// has to belong to them.
+fn question(
+    ways: &Ways,
+    address: &str,
+    listed_with: Option<&[Member]>,
+    over: &AtomicBool,
+    deadline: Instant,
+) -> std::result::Result<Conn, Denial> {
+    let (mut conn, leads, leader) = match ways.ask(address, limits::PROBE, deadline) {
+        Ok(Answer::Leads(conn)) if listed_with.is_none() => return Ok(conn),
+        Ok(Answer::Leads(conn)) => (conn, true, None),
+        Ok(Answer::Follows(conn, leader)) => (conn, false, Some(leader)),
+        Ok(Answer::Unknown(conn)) => (conn, false, None),
         Err(why) => return Err(Denial::silent(why)),
     };
     let limit = deadline.min(Instant::now() + limits::PROBE);
     let asked = (!over.load(Ordering::Relaxed)).then(|| members(&mut conn, limit).ok());
     let known = asked.flatten();
+    let alien = matches!((listed_with, &known), (Some(cluster), Some(list)) if !belongs(address, list, cluster));
+    if leads && known.is_some() && !alien {
+        return Ok(conn);
+    }
     let has_vote = |list: &Vec<Member>| list.iter().any(|it| it.address == address && it.role == Role::Voter);
     let why = match (&leader, &known) {
+        _ if alien => "belongs to another cluster than the nodes that named it: none of their other members is in its \
+                       list; name its address if that cluster is meant"
+            .to_owned(),
+        _ if leads => "leads, and does not say whom".to_owned(),
         (Some(leader), _) => format!("says {leader} leads"),
         (None, Some(list)) if list.is_empty() => {
-            "knows neither leader nor members, like a spare, or a node that waits to be added".to_owned()
+            "knows neither leader nor members, like a node that waits to be added".to_owned()
         }
         (None, Some(list)) if !has_vote(list) => "has no vote, and so does not know who leads".to_owned(),
         (None, _) => "knows no leader".to_owned(),
     };
     Err(Denial {
         why: Error::internal(why),
-        leader,
-        members: Some(known.unwrap_or_default()),
+        leader: leader.filter(|_| !alien),
+        members: (!alien).then(|| known.unwrap_or_default()),
     })
+}
+
+/// Whether the node at `address`, which names the members in `list`, can be of the same cluster as those in `cluster`. It
+/// is in both itself, which means nothing: who wiped it may have founded another cluster there.
+fn belongs(address: &str, list: &[Member], cluster: &[Member]) -> bool {
+    let others = |member: &&Member| member.address != address;
+    list.is_empty()
+        || list
+            .iter()
+            .filter(others)
+            .any(|member| cluster.iter().any(|it| is_same(it, member)))
+}
+
+fn is_same(one: &Member, other: &Member) -> bool {
+    one.id == other.id && one.address == other.address
 }
 
 /// Of many that lost their leader not all shall ask in the same moment.

@@ -273,6 +273,34 @@ impl Engine {
         })
     }
 
+    /// What strangers hear who ask for the members (id, address, role as the protocol numbers them), on a node that the log
+    /// does not reach. None: what raft knows.
+    pub(crate) fn tell(&self, members: &[(u64, &str, u64)]) -> Result<()> {
+        let addresses = members
+            .iter()
+            .map(|(_, address, _)| c_string(address.as_bytes(), "address"));
+        let addresses = addresses.collect::<Result<Vec<_>>>()?;
+        let raw: Vec<_> = members
+            .iter()
+            .zip(&addresses)
+            .map(|((id, _, role), address)| sys::glue_member {
+                id: *id,
+                address: address.as_ptr(),
+                role: *role,
+            })
+            .collect();
+        let node = self.node.read();
+        let Raw(node) = node.ok_or_else(|| Error::new(Kind::Stopped, "the engine is stopped"))?;
+        // SAFETY: the lock keeps the node from being stopped; the members and their addresses are copied.
+        match unsafe { sys::glue_node_tell(node.as_ptr(), raw.as_ptr(), raw.len()) } {
+            0 => Ok(()),
+            code => Err(Error::internal(format!(
+                "the engine does not take a list of members: {}",
+                std::io::Error::from_raw_os_error(code)
+            ))),
+        }
+    }
+
     /// The descriptor that holds the lock on the data directory.
     pub(crate) fn lock_fd(&self) -> c_int {
         let node = self.node.read();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::client::{self, Member, Role, Targets, Wake, WakeSlot};
+use crate::client::{self, Connector, Member, Role, Targets, Wake, WakeSlot};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
@@ -23,6 +23,10 @@ const JOIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often the leader looks whether the roles fit, if the members stay the same.
 const ADJUST_EVERY: Duration = Duration::from_secs(5);
+
+/// How often a member that is sent no log asks the leader for the members, and how long that may take.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+const ASK: Duration = Duration::from_secs(1);
 
 /// The thread that does it, and what others wait for.
 pub(crate) struct Duties {
@@ -187,9 +191,38 @@ struct Known {
     adjusted: Option<Instant>,
     /// The even number of voters that the operator was told of.
     told_of_voters: usize,
+    /// On a member that is sent no log: the way to the leader, and when it was asked last.
+    leader: Option<Connector>,
+    asked: Option<Instant>,
 }
 
 impl Known {
+    /// The members now. A spare is sent no log, and what it knows of the cluster would be of the day when it joined; so it
+    /// asks the leader, and tells others who ask it.
+    fn look(&mut self, node: &Arc<Instance>) -> Result<Vec<Member>> {
+        let is_sent_log = node.status()?.role.is_some_and(|role| role != u64::from(Role::Spare));
+        if is_sent_log {
+            if self.leader.take().is_some() {
+                node.tell(&[])?;
+            }
+            return node.members();
+        }
+        if self.leader.is_none() {
+            let last = files::load_cluster(node.dir());
+            node.tell(if last.len() > 1 { &last } else { &[] })?;
+        }
+        if self.asked.is_none_or(|before| before.elapsed() >= ASK_EVERY) {
+            self.asked = Some(Instant::now());
+            let leader = self.leader.get_or_insert_with(|| node.connector(Metrics::new()));
+            let deadline = Instant::now() + ASK;
+            let (mut conn, _) = leader.leader(deadline)?;
+            let members = client::members(&mut conn, deadline)?;
+            node.tell(&members.iter().map(entry).collect::<Vec<_>>())?;
+            return Ok(members);
+        }
+        Ok(self.members.clone())
+    }
+
     /// Says so when the roles have come to rest on a number of voters that nobody would choose.
     fn warn_of_even_voters(&mut self, changed: bool) {
         let voters = self.members.iter().filter(|member| member.role == Role::Voter).count();
@@ -210,7 +243,7 @@ impl Known {
 
 /// Keeps cluster.yaml like the members, for the next start and for go-dqlite, and deals out the roles if this node leads.
 fn look_after(node: &Arc<Instance>, known: &mut Known) {
-    let Ok(members) = node.members() else { return };
+    let Ok(members) = known.look(node) else { return };
     let changed = members != known.members;
     if changed && !members.is_empty() {
         let entries: Vec<Entry> = members.iter().map(entry).collect();

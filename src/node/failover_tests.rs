@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::tests::{free_address, instance, wait_until};
 use super::*;
+use crate::client::Client;
 use crate::db::{Mode, Next, PreparedStatement};
 use crate::wire::{Role, Value};
 
@@ -16,6 +18,10 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn new(name: &str) -> Self {
+        Self::with(name, |_| {})
+    }
+
+    pub(super) fn with(name: &str, prepare: impl Fn(&mut Config)) -> Self {
         let dir = std::env::temp_dir().join(format!("dqlitepy-failover-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         // All at once, so that no port is given twice.
@@ -31,6 +37,7 @@ impl Cluster {
             .map(|(id, address)| {
                 let own = dir.join(id.to_string());
                 let node = Node::new(id, &address, own.to_str().unwrap(), list.clone()).unwrap();
+                prepared(&node, &prepare);
                 node.start().unwrap();
                 (address, node)
             })
@@ -45,6 +52,17 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(10));
         }
         Self { nodes, dir }
+    }
+
+    /// One more node, which joins.
+    fn add(&mut self, id: u64, prepare: impl Fn(&mut Config)) -> String {
+        let (address, own) = (free_address(), self.dir.join(id.to_string()));
+        let list = crate::net::parse_csv(&self.nodes[0].0).unwrap();
+        let node = Node::new(id, &address, own.to_str().unwrap(), list).unwrap();
+        prepared(&node, &prepare);
+        node.start().unwrap();
+        self.nodes.push((address.clone(), node));
+        address
     }
 
     pub(super) fn lose(&mut self, address: &str) {
@@ -67,6 +85,14 @@ impl Drop for Cluster {
         self.nodes.iter().for_each(|(_, node)| node.destroy());
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+fn prepared(node: &Node, prepare: &impl Fn(&mut Config)) {
+    let set = |config: &mut Config| {
+        prepare(config);
+        Ok(())
+    };
+    node.configure(set).unwrap();
 }
 
 fn one(session: &Arc<SharedSession>, sql: &str) -> i64 {
@@ -184,4 +210,31 @@ fn what_is_in_flight_is_told_the_truth() {
             "{committed} {open} {in_t}"
         );
     });
+}
+
+/// Its log holds nothing. What it heard when it joined would name neither those who came later nor who leads then.
+#[test]
+fn who_knows_only_a_spare_finds_the_leader_and_hears_of_all_members() {
+    let no_standbys = |config: &mut Config| config.options.targets.standbys = 0;
+    let mut cluster = Cluster::with("spare", no_standbys);
+    let spare = cluster.add(4, no_standbys);
+    let client = Client::new(crate::net::parse_csv(&spare).unwrap());
+    let listed = client.cluster().unwrap();
+    assert!(
+        listed.iter().any(|member| member.id == 4 && member.role == Role::Spare),
+        "{listed:?}"
+    );
+    assert!(
+        cluster.nodes[..3]
+            .iter()
+            .any(|(address, _)| *address == client.leader().unwrap())
+    );
+
+    cluster.add(5, no_standbys);
+    let own = crate::net::parse_csv(&spare).unwrap().remove(0);
+    wait_until("the spare hears of another one", || {
+        rival::members_of(&own, limits::PROBE) == client.cluster().unwrap()
+    });
+    // To itself it says what its log says: whether it belongs to a cluster is for others to decide.
+    assert_eq!(instance(&cluster.nodes[3].1).members().unwrap(), []);
 }

@@ -329,6 +329,12 @@ impl Instance {
         self.core()?.engine.inspect(ASK_ENGINE)
     }
 
+    /// Who asks this node from outside for the members is told these; none: what its log says.
+    pub(crate) fn tell(&self, members: &[Entry]) -> Result<()> {
+        let list: Vec<_> = members.iter().map(|it| (it.id, it.address.as_str(), it.role)).collect();
+        self.core()?.engine.tell(&list)
+    }
+
     /// A connection to the engine that does not leave the process.
     pub(crate) fn dial(&self) -> Result<Conn> {
         Ok(Conn::new(self.dial_stream()?))

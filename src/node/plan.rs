@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::client::Role;
 use crate::error::Result;
 use crate::net::Address;
 use crate::node::Config;
-use crate::node::files::{self, Join};
+use crate::node::files::{self, Entry, Join};
 use crate::node::rival;
 
 /// How long another member may take to say whether it belongs to a cluster, before the first of the list founds one.
@@ -38,9 +39,12 @@ impl Plan {
             Some(Join::New | Join::Pending) => return Ok(Self::Join),
             None => {}
         }
-        // Without a log, a node that knows other members is a spare of theirs; any other one was founding when it ended.
-        let spare = files::has_raft_state(&config.dir)? && files::load_cluster(&config.dir).len() > 1;
-        if spare || files::has_raft_log(&config.dir)? {
+        // Without a log, a node that knows other members is a spare of theirs, to which raft may never have said a word; any
+        // other one was founding when it ended.
+        let members = files::load_cluster(&config.dir);
+        let is_spare = |member: &Entry| member.address == address && member.role == u64::from(Role::Spare);
+        let heard = members.iter().any(is_spare) || files::has_raft_state(&config.dir)?;
+        if (members.len() > 1 && heard) || files::has_raft_log(&config.dir)? {
             return Ok(Self::Restart);
         }
         Ok(Self::for_new(config, address))

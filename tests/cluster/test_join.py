@@ -57,11 +57,9 @@ def expect_one_cluster(cluster, nodes=None):
 
     def agreed():
         leaders.clear()
-        members = expect_members(cluster, nodes)
-        # A spare is told nothing, so a client that knows only a spare finds no leader.
-        asked = [node for node in nodes if members[node.id][1] != SPARE]
-        replies = [cluster.watch("leader", node.address) for node in asked]
-        leaders.update({node.id: reply.value or reply.error for node, reply in zip(asked, replies)})
+        expect_members(cluster, nodes)
+        replies = [cluster.watch("leader", node.address) for node in nodes]
+        leaders.update({node.id: reply.value or reply.error for node, reply in zip(nodes, replies)})
         return len(set(leaders.values())) == 1 and all(reply.code == OK for reply in replies)
 
     wait_until(agreed, 20, lambda: f"who leads, by node: {leaders}")
@@ -567,6 +565,75 @@ def test_a_removed_node_is_added_again(cluster):
     reply = three.watch("add", addresses, id=node.id, address=node.address)
     assert reply.code == OK, str(reply)
     expect_one_cluster(three)
+
+
+# ---- who knows only some of them, or those of long ago ----
+
+
+def with_a_spare(cluster):
+    """Three voters, and a fourth member that is sent no data. Only the first of the list may found the cluster."""
+    made = cluster(3, options={"standbys": 0})
+    made.start()
+    expect_voters(made, 3)
+    spare = made.add_node(list=made.list, options={"standbys": 0}).start()
+    assert made.members()[spare.id][1] == SPARE
+    return made, spare
+
+
+def test_a_client_that_knows_only_a_spare(cluster):
+    made, spare = with_a_spare(cluster)
+    leader = made.leader()
+    assert made.find_leader(spare.address) is leader
+    expect_members(made, made.nodes, spare.address)
+    leader.kill()
+    assert made.leader(addresses=spare.address) is not leader
+    # Restarted, and nobody there who could tell it: it still knows whom to name.
+    spare.worker.quit()
+    for node in made.nodes[:3]:
+        if node.alive:
+            node.kill()
+    spare.start()
+    replies = []
+
+    def all_named():
+        replies[:] = [made.watch("leader", spare.address)]
+        return all(f"{node.address}: " in replies[0].error for node in made.nodes)
+
+    wait_until(all_named, 20, lambda: str(replies[0]))
+    assert replies[0].code == NOLEADER and "0 of 3 voters answered; 2 needed" in replies[0].error, str(replies[0])
+
+
+def test_a_client_whose_list_is_old(cluster):
+    """All that it knows have left. One of them still runs, and its list is old too, but names one that is there."""
+    made = cluster(3)
+    made.start()
+    expect_voters(made, 3)
+    for _ in range(2):
+        made.add_node(list=made.list).start()
+    gone, away, *left = made.nodes
+    assert made.watch("remove", left[0].address, id=away.id).code == OK
+    away.kill()
+    assert made.watch("remove", left[0].address, id=gone.id).code == OK
+    expect_members(made, left, left[0].address)
+    assert made.leader(addresses=f"{gone.address},{away.address}") in left
+
+
+def test_a_list_that_leads_into_another_cluster(cluster):
+    """Two of three voters are gone, and at the address of one of them another cluster was founded, by hand and without a
+    list. Who knows only the spare must not be brought there in silence: what he writes would be missing in his own."""
+    made, spare = with_a_spare(cluster)
+    first, *others = made.nodes[:3]
+    for node in made.nodes[:3]:
+        node.kill()
+    first.wipe()
+    first.list = None
+    first.start()
+    assert made.find_leader(first.address) is first
+    reply = made.watch("leader", spare.address)
+    assert reply.code == NOLEADER and f"{first.address}: belongs to another cluster" in reply.error, str(reply)
+    others[0].begin()
+    others[1].begin()
+    assert made.leader(addresses=spare.address) in others
 
 
 def test_a_node_alone_is_added_from_another_process(cluster):

@@ -58,6 +58,8 @@ OPTIONS = {
     "busy_timeout": declare("node_set_busy_timeout", HANDLE, c_uint),
     "network_latency_ms": declare("node_set_network_latency_ms", HANDLE, c_uint),
     "timeout": declare("node_set_timeout", HANDLE, c_uint),
+    "voters": declare("node_set_voters", HANDLE, c_uint),
+    "standbys": declare("node_set_standbys", HANDLE, c_uint),
     "auto_recovery": declare("node_set_auto_recovery", HANDLE, c_int),
     "snapshot_compression": declare("node_set_snapshot_compression", HANDLE, c_int),
     "snapshot_params": declare("node_set_snapshot_params", HANDLE, c_uint, c_uint, c_int),

@@ -117,6 +117,19 @@ int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_s
 /* 0: descriptor and data are the node's from here on. Otherwise an errno, and they are not. Any thread, until stop begins. */
 int glue_node_take(struct glue_node *node, const struct glue_visit *visit);
 
+/* A member, as others know it; the role as in glue_status. */
+struct glue_member {
+	uint64_t id;
+	const char *address;
+	uint64_t role;
+};
+
+/*
+ * What strangers hear who ask for the members, on a node that the log does not reach. None: what raft knows. Copied; 0, or
+ * an errno. Any thread, until stop begins.
+ */
+int glue_node_tell(struct glue_node *node, const struct glue_member *members, size_t n);
+
 /* The lock's descriptor, for a forked child to close. */
 int glue_node_lock_fd(const struct glue_node *node);
 

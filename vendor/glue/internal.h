@@ -95,6 +95,10 @@ struct raft *glue_raft_here(void);
 /* Those of the node with this raft. */
 const struct glue_options *glue_options_of(struct raft *raft);
 
+/* What strangers are told of the members in raft's place; none: what raft knows (visit.c). On the loop's thread. */
+struct raft_configuration;
+const struct raft_configuration *glue_told_of(struct raft *raft);
+
 /* Whether this thread's raft is stepping down just now, and calls itself leader still. */
 bool glue_is_falling(void);
 /* What was read just now is true without asking the others. */

@@ -23,6 +23,7 @@
 #include "raft/progress.h"
 #include "raft/replication.h"
 #include "server.h"
+#include "translate.h"
 
 /* A first pause, so that the survivors do not all stand for election at once; then how often to try again. */
 enum { FIRST_PAUSE_MS = 60, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, ATTEMPTS = 100 };
@@ -30,7 +31,7 @@ enum { FIRST_PAUSE_MS = 60, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, ATTEMPTS =
 /* How long what a leader had sent before its link ended may still make this node follow it. */
 enum { LAST_WORDS_MS = 300 };
 
-enum wish { INSPECT, TAKE_IN, LINK_OPENED };
+enum wish { INSPECT, TAKE_IN, LINK_OPENED, TELL };
 
 struct request {
 	struct request *next;
@@ -38,6 +39,7 @@ struct request {
 	const struct glue_options *options;
 	struct glue_visitor *visitor;
 	struct link *link;
+	struct raft_configuration members;
 	struct glue_status status;
 	sem_t done;
 	atomic_int owners; /* the asker and the loop; whoever leaves last frees it */
@@ -66,7 +68,13 @@ struct glue_loop {
 	unsigned attempts; /* left */
 	struct glue_lease lease;
 	struct glue_growth growth;
+	struct raft_configuration told;
 };
+
+const struct raft_configuration *glue_told_of(struct raft *raft)
+{
+	return &glue_loop_of_raft(raft)->told;
+}
 
 struct glue_lease *glue_lease_of(struct raft *raft)
 {
@@ -88,6 +96,7 @@ static void request_release(struct request *request)
 		if (request->visitor != NULL) {
 			glue_visitor_send_away(request->visitor, request->options);
 		}
+		configurationClose(&request->members);
 		sem_destroy(&request->done);
 		free(request);
 	}
@@ -365,6 +374,11 @@ static void serve(uv_async_t *signal)
 			link_watch(loop, request->link);
 			request->link = NULL;
 			break;
+		case TELL:
+			configurationClose(&loop->told);
+			loop->told = request->members;
+			configurationInit(&request->members);
+			break;
 		}
 		request_release(request);
 		request = next;
@@ -389,6 +403,7 @@ static struct request *request_new(enum wish wish, int owners)
 	struct request *request = calloc(1, sizeof *request);
 	if (request != NULL) {
 		request->wish = wish;
+		configurationInit(&request->members);
 		sem_init(&request->done, 0, 0);
 		atomic_init(&request->owners, owners);
 	}
@@ -412,6 +427,27 @@ int glue_node_take(struct glue_node *node, const struct glue_visit *visit)
 			request->visitor = NULL;
 			request_release(request);
 		}
+	}
+	return rv;
+}
+
+int glue_node_tell(struct glue_node *node, const struct glue_member *members, size_t n)
+{
+	struct request *request = request_new(TELL, 1);
+	int rv = request == NULL ? RAFT_NOMEM : 0;
+	for (size_t i = 0; rv == 0 && i < n; i++) {
+		int role = translateDqliteRole((int)members[i].role);
+		rv = members[i].id == 0
+			 ? RAFT_INVALID
+			 : configurationAdd(&request->members, members[i].id, members[i].address, role);
+	}
+	if (rv != 0) {
+		rv = rv == RAFT_NOMEM ? ENOMEM : EINVAL;
+	} else {
+		rv = submit(glue_loop_of(node), request);
+	}
+	if (rv != 0 && request != NULL) {
+		request_release(request);
 	}
 	return rv;
 }
@@ -473,6 +509,7 @@ struct glue_loop *glue_loop_open(struct dqlite_node *engine, const struct glue_o
 	}
 	loop->engine = engine;
 	loop->options = options;
+	configurationInit(&loop->told);
 	if (uv_async_init(&engine->loop, &loop->signal, serve) != 0) {
 		free(loop);
 		return NULL;
@@ -506,6 +543,7 @@ void glue_loop_free(struct glue_loop *loop)
 		loop->first = request->next;
 		request_release(request);
 	}
+	configurationClose(&loop->told);
 	pthread_mutex_destroy(&loop->mutex);
 	free(loop);
 }

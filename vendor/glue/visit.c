@@ -18,6 +18,7 @@
 
 #include "conn.h"
 #include "lib/transport.h"
+#include "protocol.h"
 #include "server.h"
 #include "transport.h"
 
@@ -234,6 +235,22 @@ int glue_message_decode(struct cursor *cursor, struct message *message)
 	return rv;
 }
 
+/*
+ * CLUSTER, to which the engine answers with the members that its log names. A spare's log names none, or those of the day
+ * when it lost its role; who knows only spares would not find the others. Nothing is awaited in it.
+ */
+static int handle_cluster(struct gateway *gateway, struct handle *req, int schema, struct buffer *buffer, handle_cb cb)
+{
+	struct raft *raft = gateway->raft;
+	struct raft_configuration own = raft->configuration;
+	if (glue_told_of(raft)->n > 0) {
+		raft->configuration = *glue_told_of(raft);
+	}
+	int rv = gateway__handle(gateway, req, DQLITE_REQUEST_CLUSTER, schema, buffer, cb);
+	raft->configuration = own;
+	return rv;
+}
+
 int glue_gateway_handle(struct gateway *gateway,
 			struct handle *req,
 			int type,
@@ -260,6 +277,9 @@ int glue_gateway_handle(struct gateway *gateway,
 			return 0;
 		}
 		visitor->greeted = true;
+	}
+	if (visitor != NULL && type == DQLITE_REQUEST_CLUSTER) {
+		return handle_cluster(gateway, req, schema, buffer, cb);
 	}
 	return gateway__handle(gateway, req, type, schema, buffer, cb);
 }
