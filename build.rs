@@ -218,6 +218,23 @@ const LINES: &[(&str, &str, &str, &str)] = &[
          while (kept > 0 && w->n_tx > kept) { vfsFrameDestroy(w->tx[--w->n_tx]); } \
          uint32_t commit = kept > 0 ? vfsFrameGetDatabaseSize(w->tx[kept - 1]) : 0;",
     ),
+    // A text that does not compile on a node that was cut off may be right to the leader: vendor/glue/lease.c.
+    (
+        "src/leader.c",
+        "errors",
+        "if (req->status != 0) {\n\t\t\t\treq->status = RAFT_ERROR;",
+        "if (req->status != 0) { extern int glue_prove_error(struct raft *, struct raft_barrier *, raft_barrier_cb); \
+         req->status = glue_prove_error(leader->raft, &req->barrier, exec_prepare_barrier_cb); \
+         if (req->status == RAFT_OK) { suspend; }",
+    ),
+    // And where there it finds nothing to change, the leader may.
+    (
+        "src/leader.c",
+        "errors",
+        "if (transaction.n_pages == 0) {",
+        "if (transaction.n_pages == 0) { extern bool glue_waits_for_proof(struct exec *); \
+         if (glue_waits_for_proof(req)) { suspend; }",
+    ),
     // When a snapshot is due: vendor/glue/snapshot.c.
     (
         "src/raft/replication.c",
@@ -234,6 +251,7 @@ const CURES_IN_C: &[&str] = &[
     "discard",
     "early",
     "ended",
+    "errors",
     "falling",
     "lease",
     "signals",

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import threading
 
+import pytest
 from dqlitepy import Client
 
 import support
@@ -15,7 +17,8 @@ from dqlitepy import Node
 from dqlitepy._ffi import get_library
 import support
 address, directory, number, *cluster = sys.argv[1:]
-node = Node(address, directory, node_id=int(number), cluster=cluster, network_latency_ms=20)
+latency, *cluster = cluster
+node = Node(address, directory, node_id=int(number), cluster=cluster, network_latency_ms=int(latency) or None)
 node.start()
 node.open_db("test.db")
 print("ready", flush=True)
@@ -25,13 +28,14 @@ for line in sys.stdin:
     except Exception as error:
         print(json.dumps(str(error)), flush=True)
 """
-READS, ROUNDS = 40, 5
+READS, ROUNDS, EACH = 40, 5, 8
+NOT_LEADER = 10250
 
 
 class Remote:
-    def __init__(self, address, directory, number, cluster):
+    def __init__(self, address, directory, number, latency, cluster):
         self.address = address
-        self.process = support.python(NODE, address, directory, number, *cluster)
+        self.process = support.python(NODE, address, directory, number, latency, *cluster)
 
     def ready(self):
         line = self.process.stdout.readline()
@@ -50,23 +54,113 @@ class Remote:
         self.process.communicate()
 
 
-def test_a_paused_leader_does_not_read_what_is_old(tmp_path):
+@pytest.fixture
+def three(tmp_path, request):
+    latency = getattr(request, "param", 20)
     addresses = [support.free_address() for _ in range(3)]
-    nodes = [Remote(address, tmp_path / str(number), number, addresses) for number, address in enumerate(addresses, 1)]
+    nodes = [
+        Remote(address, tmp_path / str(number), number, latency, addresses) for number, address in enumerate(addresses, 1)
+    ]
     try:
         for node in nodes:
             node.ready()
         nodes[0].exec("CREATE TABLE t (a); INSERT INTO t VALUES ('')")
-        for number in range(ROUNDS):
-            pause_and_read(nodes, addresses, f"{number} old", f"{number} new")
+        with Client(addresses) as client:
+            # Until then one that is paused may be needed for a majority.
+            support.wait_until(lambda: [member.role_name for member in client.cluster()] == ["Voter"] * 3, 20)
+        yield nodes, addresses
     finally:
         for node in nodes:
             node.end()
 
 
-def pause_and_read(nodes, addresses, old, new):
+def test_a_paused_leader_does_not_read_what_is_old(three):
+    nodes, addresses = three
+    for number in range(ROUNDS):
+        pause_and_read(nodes, addresses, f"{number} old", f"{number} new")
+
+
+# What each answered before the others went on, and what is so since. A leader that does not lead any more may say neither.
+# The number is the round's.
+STATEMENTS = {
+    "a constraint": (wire.EXEC_SQL, "INSERT INTO keys{0} VALUES (1)"),
+    "a constraint with rows": (wire.QUERY_SQL, "INSERT INTO keys{0} VALUES (1) RETURNING k"),
+    "a table that is not there": (wire.QUERY_SQL, "SELECT * FROM later{0}"),
+    "a table that is not there, to write": (wire.EXEC_SQL, "INSERT INTO later{0} VALUES (1)"),
+    "a table that is not there, prepared": (wire.PREPARE, "SELECT * FROM later{0}"),
+    "a value that is wrong": (wire.QUERY_SQL, "SELECT json(j) FROM documents{0}"),
+    "nothing to change": (wire.EXEC_SQL, "UPDATE documents{0} SET j = '[]' WHERE j = '{{}}'"),
+}
+BEFORE = (
+    "CREATE TABLE IF NOT EXISTS keys{0} (k PRIMARY KEY); INSERT OR REPLACE INTO keys{0} VALUES (1); "
+    "CREATE TABLE IF NOT EXISTS documents{0} (k PRIMARY KEY, j); INSERT OR REPLACE INTO documents{0} VALUES (1, '{{')"
+)
+SINCE = "DELETE FROM keys{0}; CREATE TABLE IF NOT EXISTS later{0} (a); UPDATE documents{0} SET j = '{{}}'"
+
+
+def test_a_paused_leader_does_not_fail_for_what_is_old(three):
+    """Nor does it find nothing to change."""
+    nodes, addresses = three
+    for number in range(ROUNDS):
+        pause_and_fail(nodes, addresses, number)
+
+
+def pause_and_fail(nodes, addresses, number):
+    make_so(nodes[0], BEFORE.format(number))
+    leader, other = leader_and_other(nodes, addresses)
+    asked = [(what, wire.Wire(leader.address).open()) for what in STATEMENTS for _ in range(EACH)]
+    os.kill(leader.process.pid, signal.SIGSTOP)
+    for what, connection in asked:
+        connection.send(request(what, number)[:8])
+    with support.Within(10):
+        make_so(other, SINCE.format(number))
+    for what, connection in asked:
+        connection.send(request(what, number)[8:])
+    os.kill(leader.process.pid, signal.SIGCONT)
+    old = {}
+    for what, connection in asked:
+        kind, _, body = connection.response()
+        if kind != wire.FAILURE or wire.Failure(body).code != NOT_LEADER:
+            old[what] = kind, body
+        connection.close()
+    assert not old, f"round {number}"
+
+
+@pytest.mark.parametrize("three", [0], indirect=True, ids=["usual timers"])
+def test_a_leader_that_was_not_asked_for_long_still_says_why_it_fails(three):
+    nodes, addresses = three
+    make_so(nodes[0], BEFORE.format(0))
+    leader, _ = leader_and_other(nodes, addresses)
+    with wire.Wire(leader.address).open() as connection:
+        for _ in range(2):
+            with pytest.raises(wire.Failure, match="UNIQUE"):
+                connection.execute("INSERT INTO keys0 VALUES (1)")
+            with pytest.raises(wire.Failure, match="no such table: later0"):
+                connection.query("SELECT * FROM later0")
+            with pytest.raises(wire.Failure, match="malformed JSON"):
+                connection.query("SELECT json(j) FROM documents0")
+            assert connection.execute("UPDATE documents0 SET j = '[]' WHERE j = '{}'")[1] == 0
+            assert not threading.Event().wait(2)  # more than what is covered
+
+
+def request(what, number):
+    kind, sql = STATEMENTS[what]
+    return wire.message(kind, wire.word(0) + wire.text(sql.format(number)))
+
+
+def make_so(node, sql):
+    """As soon as somebody leads; to do it twice is the same as once."""
+    support.wait_until(lambda: node.exec(sql)[1:] == [1])
+
+
+def leader_and_other(nodes, addresses):
     with Client(addresses) as client:
-        leader = next(node for node in nodes if node.address == client.leader())
+        address = client.leader()
+    return next(node for node in nodes if node.address == address), next(node for node in nodes if node.address != address)
+
+
+def pause_and_read(nodes, addresses, old, new):
+    leader, other = leader_and_other(nodes, addresses)
     write(leader, old)
     readers = [wire.Wire(leader.address).open() for _ in range(READS)]
     query = wire.message(wire.QUERY_SQL, wire.word(0) + wire.text("SELECT a FROM t"))
@@ -76,7 +170,7 @@ def pause_and_read(nodes, addresses, old, new):
         reader.send(query[:8])
     with support.Within(10):
         # One try may be on its way to the paused leader; it ends when another leads.
-        assert write(next(node for node in nodes if node is not leader), new) < 3
+        assert write(other, new) < 3
     for reader in readers:
         reader.send(query[8:])
     os.kill(leader.process.pid, signal.SIGCONT)
@@ -85,7 +179,7 @@ def pause_and_read(nodes, addresses, old, new):
         if kind == wire.ROWS:
             assert new.encode() in body and old.encode() not in body
         else:
-            assert wire.Failure(body).code == 10250
+            assert wire.Failure(body).code == NOT_LEADER
         reader.close()
 
 

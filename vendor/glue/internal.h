@@ -103,6 +103,11 @@ const struct raft_configuration *glue_told_of(struct raft *raft);
 bool glue_is_falling(void);
 /* What was read just now is true without asking the others. */
 bool glue_lease_covers(struct raft *raft);
+/* What a statement's step gave may go out: it does not depend on what this node takes for committed, or is covered. */
+struct exec;
+bool glue_holds(struct exec *exec, int rv);
+struct handle;
+bool glue_is_query(const struct handle *req);
 /* Any thread: the engine was given this socket as its link to a peer. */
 void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
 
@@ -182,7 +187,6 @@ void glue_kept_clear(struct glue_kept *kept);
 
 /* leader_exec, with statements that proved quick run at once. */
 struct leader;
-struct exec;
 void glue_exec_quick(struct leader *leader, struct exec *exec, void (*work)(struct exec *), void (*done)(struct exec *));
 
 bool glue_is_lost(struct glue_node *node);

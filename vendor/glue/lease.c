@@ -8,6 +8,9 @@
  * long. A read that is covered by such an entry goes out at once. One that is not waits for a barrier, a new entry. Writes
  * need nothing: their own entry is the proof.
  *
+ * That holds for all that was not written: rows, and that there are none; errors, for a constraint or a table may be there no
+ * more, or be there by now; and that there was nothing to change.
+ *
  * Elections that do not wait for the timeout: those at the end of the leader's links (loop.c), which it sees too, and those
  * of a transfer of leadership. Both end the lease here.
  *
@@ -130,8 +133,7 @@ int glue_apply(struct raft *raft, struct raft_apply *req, const struct raft_buff
 	return rv;
 }
 
-int glue_barrier(struct raft *, struct raft_barrier *, raft_barrier_cb);
-int glue_barrier(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb)
+static int barrier(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb, raft_barrier_cb ended)
 {
 	raft_index before = logLastIndex(raft->log);
 	uint64_t began = now_ms();
@@ -139,9 +141,15 @@ int glue_barrier(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb
 		return RAFT_NOTLEADER;
 	}
 	req->data = (void *)cb;
-	int rv = raft_barrier(raft, req, barrier_ended);
+	int rv = raft_barrier(raft, req, ended);
 	note(raft, before, began);
 	return rv;
+}
+
+int glue_barrier(struct raft *, struct raft_barrier *, raft_barrier_cb);
+int glue_barrier(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb)
+{
+	return barrier(raft, req, cb, barrier_ended);
 }
 
 struct refresh {
@@ -184,16 +192,76 @@ bool glue_lease_covers(struct raft *raft)
 	return left > 0;
 }
 
-/* The engine's own continuation of a query; always the same function. */
-static _Atomic(raft_io_async_work_cb) query_work_done;
+static void not_proven_ended(struct raft_barrier *req, int status)
+{
+	barrier_ended(req, status == 0 ? 0 : RAFT_NOTLEADER);
+}
 
-static void prove(struct raft_io_async_work *work, int rows);
+/*
+ * A text that does not compile, and may be right to who leads now. RAFT_ERROR: it is wrong; 0: wait for `cb`, and compile it
+ * again then, when more may have been applied. Called from leader.c.
+ */
+int glue_prove_error(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb);
+int glue_prove_error(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb)
+{
+	return glue_lease_covers(raft) ? RAFT_ERROR : barrier(raft, req, cb, not_proven_ended);
+}
 
-/* A read whose first rows are there and that waits for the proof. */
+bool glue_is_query(const struct handle *req)
+{
+	return req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL;
+}
+
+static void nothing_proven(struct raft_barrier *barrier, int status)
+{
+	struct exec *exec = (struct exec *)((char *)barrier - offsetof(struct exec, barrier));
+	leader_exec_result(exec, status);
+	leader_exec_resume(exec);
+}
+
+/*
+ * A statement that could write has ended, and there is nothing to replicate: there was nothing to change, or it is a part of
+ * a transaction. Called from leader.c, again after the wait if it is true.
+ */
+bool glue_waits_for_proof(struct exec *exec);
+bool glue_waits_for_proof(struct exec *exec)
+{
+	struct raft *raft = exec->leader->raft;
+	bool changed = sqlite3_stmt_readonly(exec->stmt) || sqlite3_changes(exec->leader->conn) > 0;
+	if (changed || glue_lease_covers(raft)) {
+		return false;
+	}
+	int rv = barrier(raft, &exec->barrier, nothing_proven, not_proven_ended);
+	leader_exec_result(exec, rv);
+	return rv == 0;
+}
+
+/* `rv` is what the step gave. Where something was changed, the entry with it is the proof. */
+bool glue_holds(struct exec *exec, int rv)
+{
+	struct gateway *gateway = exec->data;
+	bool failed = rv != SQLITE_ROW && rv != SQLITE_DONE;
+	bool depends = failed ? CURE_ERRORS && sqlite3_errcode(exec->leader->conn) != SQLITE_INTERRUPT
+			      : glue_is_query(gateway->req) && sqlite3_stmt_readonly(exec->stmt);
+	return !depends || glue_lease_covers(gateway->raft);
+}
+
+/* The engine's own continuations of a statement without and with rows; always the same functions. */
+static _Atomic(raft_io_async_work_cb) work_done[2];
+
+static void go_on(struct raft_io_async_work *work, int result)
+{
+	struct exec *exec = work->data;
+	atomic_load(&work_done[glue_is_query(((struct gateway *)exec->data)->req)])(work, result);
+}
+
+static void prove(struct raft_io_async_work *work, int result);
+
+/* A statement whose first rows or whose error are there and wait for the proof. */
 struct waiting {
 	struct raft_barrier barrier;
 	struct raft_io_async_work *work;
-	int rows;   /* what the step gave */
+	int result; /* of the step */
 	bool fresh; /* the barrier is an entry of its own, and not one that was there before the read */
 };
 
@@ -223,13 +291,13 @@ static void proven(struct raft_barrier *barrier, int status)
 	if (status != 0) {
 		refuse(waiting.work);
 	} else if (waiting.fresh || time_left(raft, glue_lease_of(raft)) > 0) {
-		atomic_load(&query_work_done)(waiting.work, waiting.rows);
+		go_on(waiting.work, waiting.result);
 	} else {
-		prove(waiting.work, waiting.rows);
+		prove(waiting.work, waiting.result);
 	}
 }
 
-static void prove(struct raft_io_async_work *work, int rows)
+static void prove(struct raft_io_async_work *work, int result)
 {
 	struct raft *raft = raft_of(work);
 	raft_index before = logLastIndex(raft->log);
@@ -238,7 +306,7 @@ static void prove(struct raft_io_async_work *work, int rows)
 		refuse(work);
 		return;
 	}
-	*waiting = (struct waiting){ .work = work, .rows = rows };
+	*waiting = (struct waiting){ .work = work, .result = result };
 	if (glue_barrier(raft, &waiting->barrier, proven) != 0) {
 		raft_free(waiting);
 		refuse(work);
@@ -247,27 +315,31 @@ static void prove(struct raft_io_async_work *work, int rows)
 	waiting->fresh = logLastIndex(raft->log) > before;
 }
 
-static void first_rows(struct raft_io_async_work *work, int rows)
+static void work_ended(struct raft_io_async_work *work, int result)
 {
 	struct exec *exec = work->data;
-	struct raft *raft = raft_of(work);
-	if ((rows == SQLITE_ROW || rows == SQLITE_DONE) && sqlite3_stmt_readonly(exec->stmt)) {
-		if (!glue_lease_covers(raft)) {
-			prove(work, rows);
-			return;
-		}
+	const struct handle *req = ((struct gateway *)exec->data)->req;
+	bool query = glue_is_query(req);
+	/* That of a statement without rows is in its status. */
+	int rv = query ? result : exec->status == RAFT_OK ? SQLITE_DONE : SQLITE_ERROR;
+	/* Otherwise the request itself made no sense. */
+	bool stepped = exec->status == RAFT_OK || (!query && exec->status == RAFT_ERROR);
+	if (!stepped || req->cancellation_requested || glue_holds(exec, rv)) {
+		go_on(work, result);
+	} else {
+		prove(work, result);
 	}
-	atomic_load(&query_work_done)(work, rows);
 }
 
 raft_io_async_work_cb glue_work_done(struct gateway *gateway, raft_io_async_work_cb done);
 raft_io_async_work_cb glue_work_done(struct gateway *gateway, raft_io_async_work_cb done)
 {
 	const struct handle *req = gateway->req;
-	bool query = req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL;
-	if (!query || req->parameters_bound) {
+	bool query = glue_is_query(req);
+	/* Further rows are of the state that was proven with the first. */
+	if (query && req->parameters_bound) {
 		return done;
 	}
-	atomic_store(&query_work_done, done);
-	return first_rows;
+	atomic_store(&work_done[query], done);
+	return work_ended;
 }

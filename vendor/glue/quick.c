@@ -113,9 +113,9 @@ static bool run_here(struct exec *exec, struct gateway *gateway, bool is_query)
 		rv = is_query ? query_batch(exec->stmt, req->buffer) : glue_step_to_end(exec->stmt);
 		bool overrun = glue_budget_end(entry);
 		sqlite3_limit(conn, SQLITE_LIMIT_LENGTH, largest);
-		/* A read that has to be proven first (lease.c) goes the long way. */
-		bool true_now = !is_query || rv != SQLITE_DONE || glue_lease_covers(gateway->raft);
-		if (true_now && (rv == SQLITE_DONE || !(overrun || rv == SQLITE_ROW || rv == SQLITE_TOOBIG))) {
+		bool ended = rv == SQLITE_DONE || !(overrun || rv == SQLITE_ROW || rv == SQLITE_TOOBIG);
+		/* What has to be proven first (lease.c) goes the long way. */
+		if (ended && glue_holds(exec, rv)) {
 			leader_exec_result(exec, rv == SQLITE_DONE ? RAFT_OK : RAFT_ERROR);
 			return true;
 		}
@@ -136,7 +136,7 @@ static void run(struct exec *exec)
 	static __thread unsigned depth;
 	struct gateway *gateway = exec->data;
 	struct handle *req = gateway->req;
-	bool is_query = req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL;
+	bool is_query = glue_is_query(req);
 	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
 	struct glue_quick *quick = glue_quick_of(conn->transport.stream->loop);
 	struct glue_past *past = past_of(quick, sqlite3_sql(exec->stmt));
@@ -165,9 +165,8 @@ static void run(struct exec *exec)
 void glue_exec_quick(struct leader *leader, struct exec *exec, exec_work_cb work, exec_done_cb done)
 {
 	if (work != NULL) {
-		struct handle *req = ((struct gateway *)exec->data)->req;
-		bool is_query = req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL;
-		atomic_store(&by_pool[is_query], work);
+		struct gateway *gateway = exec->data;
+		atomic_store(&by_pool[glue_is_query(gateway->req)], work);
 	}
 	leader_exec(leader, exec, work != NULL ? run : NULL, done);
 }
