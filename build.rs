@@ -37,6 +37,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/leader.c",
         &[
             ("sqlite3_prepare_v2", "glue_prepare"),
+            ("sqlite3_stmt_readonly", "glue_stmt_readonly"),
             ("sqlite3_progress_handler", "glue_progress_handler"),
             ("sqlite3_close_v2", "glue_close_v2"),
             ("raft_apply", "glue_apply"),
@@ -134,7 +135,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
-    ("src/vfs.c", &[]),
+    ("src/vfs.c", &[("sqlite3_set_authorizer", "glue_set_authorizer")]),
     ("src/tracing.c", &[("getenv", "glue_getenv")]),
 ];
 
@@ -235,6 +236,13 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "if (transaction.n_pages == 0) { extern bool glue_waits_for_proof(struct exec *); \
          if (glue_waits_for_proof(req)) { suspend; }",
     ),
+    // To ask for the deletion twice in one transaction was an assertion.
+    (
+        "src/vfs.c",
+        "deleted_twice",
+        "PRE(f->state == NORMAL);\n\tf->state = DELETING;",
+        "f->state = DELETING;",
+    ),
     // When a snapshot is due: vendor/glue/snapshot.c.
     (
         "src/raft/replication.c",
@@ -254,9 +262,11 @@ const CURES_IN_C: &[&str] = &[
     "errors",
     "falling",
     "lease",
+    "rolled_back",
     "signals",
     "stop",
     "tail",
+    "unsent",
     "unwind",
 ];
 

@@ -72,6 +72,22 @@ impl Live {
         }
     }
 
+    /// Nobody else writes, so nobody holds the lock.
+    fn check_lock(&self) {
+        let began = Instant::now();
+        while let Err(error) = self.node.exec("BEGIN IMMEDIATE; ROLLBACK") {
+            // Another one is the input's doing, which may have set the connection to read only.
+            let locked = error.to_string().contains("database is locked");
+            assert!(
+                !locked || began.elapsed() < PATIENCE,
+                "the write lock is never given back: {error}"
+            );
+            if !locked {
+                return;
+            }
+        }
+    }
+
     /// Clients may change the members, and then it cannot be told what the node still owes.
     fn was_changed(&self) -> bool {
         let members = self.node.running().map(|running| running.instance.members());
@@ -173,6 +189,7 @@ pub(crate) fn statement(data: &[u8]) {
         if live.node.exec("ROLLBACK").is_err_and(|error| error.kind() != Kind::Sql) {
             live.check_alive();
         }
+        live.check_lock();
         true
     });
 }

@@ -68,19 +68,41 @@ int glue_raft_remove(struct raft *raft, struct raft_change *change, raft_id id, 
 	return raft->configuration.n > 1 ? raft_remove(raft, change, id, cb) : RAFT_BADID;
 }
 
-/* The engine's continuation of QUERY_SQL; always the same function. */
-static _Atomic(exec_done_cb) engine_query_sql_done;
+/* The engine's continuations of what it executes, by the request's type; each always the same function. */
+enum { TYPES = 32 };
+static _Atomic(exec_done_cb) engine_done[TYPES];
 
 /*
  * Where QUERY_SQL fails before its first step the engine says "nonempty statement tail", whatever the reason: it takes the
  * part of the text that it has not looked at for a second statement. Only where it did look has the failure no other code.
  */
-static void query_sql_done(struct exec *exec)
+static void correct_tail(struct exec *exec)
 {
 	if (exec->status != RAFT_OK && exec->status != RAFT_ERROR) {
 		exec->tail = NULL;
 	}
-	atomic_load(&engine_query_sql_done)(exec);
+}
+
+/* A write that failed with rows left is committed when it is reset, so this is done before what it wrote is taken back. */
+static void take_back(struct gateway *gateway, struct exec *exec)
+{
+	if (exec->stmt != NULL && sqlite3_stmt_busy(exec->stmt)) {
+		sqlite3_reset(exec->stmt);
+	}
+	glue_take_back(gateway->leader->conn);
+}
+
+static void executed(struct exec *exec)
+{
+	struct gateway *gateway = exec->data;
+	int type = gateway->req->type;
+	if (type == DQLITE_REQUEST_QUERY_SQL && CURE_TAIL) {
+		correct_tail(exec);
+	}
+	if (exec->status != RAFT_OK && CURE_UNSENT) {
+		take_back(gateway, exec);
+	}
+	atomic_load(&engine_done[type])(exec);
 }
 
 /* Every statement passes here, with its connection known: from then on it can be seen that the client has gone. */
@@ -93,11 +115,10 @@ void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb wor
 	if (uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0) {
 		glue_watch_client(leader->conn, fd);
 	}
-	if (gateway->req->type == DQLITE_REQUEST_QUERY_SQL && CURE_TAIL) {
-		atomic_store(&engine_query_sql_done, done);
-		done = query_sql_done;
-	}
-	glue_exec_quick(leader, exec, work, done);
+	int type = gateway->req->type;
+	dqlite_assert(type >= 0 && type < TYPES);
+	atomic_store(&engine_done[type], done);
+	glue_exec_quick(leader, exec, work, executed);
 }
 
 /*

@@ -173,10 +173,24 @@ struct glue_entry;
 struct glue_entry *glue_budget_begin(struct sqlite3 *conn, unsigned looks);
 bool glue_budget_end(struct glue_entry *entry);
 
+/* No statement of the connection is in the middle of its run. */
+bool glue_has_ended(struct sqlite3 *conn);
+
+/* Gives up what the connection has committed and the engine has not fetched (unsent.c). */
+void glue_take_back(struct sqlite3 *conn);
+/* The same, whenever it rolls back. */
+void glue_watch_rollbacks(struct sqlite3 *conn);
+/* Rolls back what is open on a connection that is about to be closed. */
+void glue_end_transaction(struct sqlite3 *conn);
+
+/* PRAGMA optimize may write, whatever SQLite says (pragmas.c). */
+struct sqlite3_stmt;
+bool glue_optimizes(struct sqlite3_stmt *stmt);
+int glue_stmt_readonly(struct sqlite3_stmt *stmt);
+
 /* Compiled statements of a connection that wait to be used again (kept.c); of the loop's thread. */
 enum { GLUE_KEPT = 16 };
 
-struct sqlite3_stmt;
 struct glue_kept {
 	struct sqlite3_stmt *stmt[GLUE_KEPT];
 	uint32_t seen[GLUE_KEPT]; /* the hash of the text that was there last */

@@ -61,7 +61,7 @@ static bool client_has_gone(int fd)
  * SQLite asks once more when a statement has ended, with its transaction committed. To stop it then would call it failed,
  * and what it wrote would be sent to nobody and given up by nobody: the connection would keep the write lock.
  */
-static bool has_ended(sqlite3 *conn)
+bool glue_has_ended(sqlite3 *conn)
 {
 	sqlite3_stmt *stmt = NULL;
 	do {
@@ -85,7 +85,7 @@ static bool is_to_stop(struct glue_entry *entry)
 static int look(void *arg)
 {
 	struct glue_entry *entry = arg;
-	return is_to_stop(entry) && !(CURE_ENDED && has_ended(entry->conn));
+	return is_to_stop(entry) && !(CURE_ENDED && glue_has_ended(entry->conn));
 }
 
 int glue_open_v2(const char *name, sqlite3 **conn, int flags, const char *vfs);
@@ -106,6 +106,7 @@ int glue_open_v2(const char *name, sqlite3 **conn, int flags, const char *vfs)
 	*bucket_of(*conn) = entry;
 	pthread_mutex_unlock(&mutex);
 	sqlite3_progress_handler(*conn, STEPS_BETWEEN_LOOKS, look, entry);
+	glue_watch_rollbacks(*conn);
 	return SQLITE_OK;
 }
 
@@ -170,6 +171,7 @@ static void forget(sqlite3 *conn)
 	}
 	pthread_mutex_unlock(&mutex);
 	sqlite3_progress_handler(conn, 0, NULL, NULL);
+	glue_end_transaction(conn);
 	if (entry != NULL) {
 		glue_kept_clear(&entry->kept);
 	}

@@ -242,7 +242,7 @@ bool glue_holds(struct exec *exec, int rv)
 	struct gateway *gateway = exec->data;
 	bool failed = rv != SQLITE_ROW && rv != SQLITE_DONE;
 	bool depends = failed ? CURE_ERRORS && sqlite3_errcode(exec->leader->conn) != SQLITE_INTERRUPT
-			      : glue_is_query(gateway->req) && sqlite3_stmt_readonly(exec->stmt);
+			      : glue_is_query(gateway->req) && glue_stmt_readonly(exec->stmt);
 	return !depends || glue_lease_covers(gateway->raft);
 }
 

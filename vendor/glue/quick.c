@@ -90,6 +90,9 @@ static void given_up(struct glue_past *past)
  */
 static bool can_be_taken_back(sqlite3 *conn, sqlite3_stmt *stmt, bool is_query)
 {
+	if (glue_optimizes(stmt)) {
+		return false;
+	}
 	if (sqlite3_stmt_readonly(stmt) && sqlite3_column_count(stmt) > 0) {
 		return true;
 	}

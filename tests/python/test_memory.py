@@ -1,0 +1,54 @@
+"""A node whose process has no memory left for an answer: the statement fails, and the database goes on."""
+
+import resource
+from pathlib import Path
+
+import support
+import wire
+from wire import Wire
+
+NODE = """
+import sys
+import support
+node = support.running_node(sys.argv[1], sys.argv[2])
+node.exec("CREATE TABLE t (b)")
+print("ready", flush=True)
+sys.stdin.read()
+support.end(node)
+"""
+
+SIZE = 20_000_000
+
+
+def address_space(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize")) << 10
+
+
+def insert_with_little_memory(client, pid, room):
+    """Whether it was done. The limit is such that sometimes SQLite has the memory for a row and the answer to it has not."""
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (address_space(pid) + room, before[1]))
+    try:
+        client.query(f"INSERT INTO t VALUES (zeroblob({SIZE})) RETURNING hex(b)")
+        return True
+    except wire.Failure:
+        return False
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+
+
+def test_an_answer_without_memory(tmp_path, address):
+    process = support.python(NODE, address, tmp_path / "node")
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    done = []
+    for room in range(SIZE, 12 * SIZE, SIZE // 2):
+        with Wire(address) as client:
+            client.open()
+            done.append(insert_with_little_memory(client, process.pid, room))
+            client.execute("DELETE FROM t") if done[-1] else client.execute("INSERT INTO t VALUES (1)")
+            client.execute("DELETE FROM t WHERE b = 1")
+            assert client.query("SELECT b FROM t") < SIZE, "what was called failed is there"
+    assert True in done and False in done, done
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 0, (out, err)
