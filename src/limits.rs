@@ -131,6 +131,9 @@ pub(crate) const LOG_QUEUE: usize = 1000;
 /// A message to the log callback is cut after so many bytes; an address list can be long.
 pub(crate) const LOG_MESSAGE: usize = 4096;
 
+/// How long metrics wait for a data directory to be read; a disk may not answer at all.
+pub(crate) const DIRECTORY_LOOK: Duration = Duration::from_secs(1);
+
 /// What the messages that still wait may take when the log callback is removed.
 pub(crate) const LOG_DRAIN: Duration = Duration::from_secs(1);
 

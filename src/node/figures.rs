@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::limits;
 use crate::metrics::{Families, Snapshot};
 use crate::node::instance::Instance;
 use crate::node::{Node, Phase, files};
@@ -60,7 +61,9 @@ impl Node {
             Some(instance) => instance.dir().to_owned(),
             None => self.config.lock().dir.clone(),
         };
-        directory(&dir, labels, into);
+        if let Some(Some(sizes)) = self.look.within(limits::DIRECTORY_LOOK, move || sizes(&dir)) {
+            directory(sizes, labels, into);
+        }
         if let Some(instance) = instance {
             raft(&instance, labels, into);
         }
@@ -120,11 +123,13 @@ fn raft(instance: &Instance, labels: &Labels, into: &mut Families) {
     }
 }
 
-/// What lies in the data directory; nothing if it cannot be read.
-fn directory(dir: &Path, labels: &Labels, into: &mut Families) {
-    let mut sizes = [("segments", 0_u64, 0_u64), ("snapshots", 0, 0), ("other", 0, 0)];
-    let Ok(names) = files::list(dir) else { return };
-    for name in names {
+/// The bytes and the number of the files of each kind.
+type Sizes = [(&'static str, u64, u64); 3];
+
+/// What lies in the data directory; None if it cannot be read.
+fn sizes(dir: &Path) -> Option<Sizes> {
+    let mut sizes = [("segments", 0, 0), ("snapshots", 0, 0), ("other", 0, 0)];
+    for name in files::list(dir).ok()? {
         let kind = match name.as_str() {
             name if name.starts_with("snapshot-") => 1,
             name if files::is_segment(name) => 0,
@@ -135,6 +140,10 @@ fn directory(dir: &Path, labels: &Labels, into: &mut Families) {
         sizes[kind].1 += size;
         sizes[kind].2 += 1;
     }
+    Some(sizes)
+}
+
+fn directory(sizes: Sizes, labels: &Labels, into: &mut Families) {
     for (kind, bytes, count) in sizes {
         let labels = with(labels, "content", kind);
         into.gauge(

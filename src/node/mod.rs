@@ -9,6 +9,7 @@ mod identity;
 mod instance;
 mod join;
 mod launch;
+mod look;
 mod plan;
 mod rival;
 mod watch;
@@ -30,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::net::Address;
 use crate::node::instance::Instance;
 use crate::node::launch::Launch;
+use crate::node::look::Look;
 
 /// What a node is made of. The options can be set until it starts.
 #[derive(Clone)]
@@ -90,6 +92,8 @@ pub(crate) struct Node {
     starts: WakeSlot,
     /// What its calls did, over all starts.
     metrics: Arc<Metrics>,
+    /// At its directory, for the metrics.
+    look: Look,
 }
 
 enum Phase {
@@ -151,6 +155,7 @@ impl Node {
             stop_timeout: Timeout::new(&limits::STOP),
             starts: WakeSlot::default(),
             metrics: Metrics::new(),
+            look: Look::default(),
         })
     }
 
