@@ -64,6 +64,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("stmt__registry_get", "glue_stmt_get"),
             ("raft_remove", "glue_raft_remove"),
             ("leader_exec", "glue_leader_exec"),
+            ("leader_exec_resume", "glue_exec_resume"),
             ("VfsAcquireSnapshot", "glue_acquire_dump"),
             ("sqlite3_close", "glue_close_conn"),
             (
@@ -271,7 +272,7 @@ const CURES_IN_C: &[&str] = &[
 ];
 
 /// Functions of `REPLACED` that `vendor/glue` calls itself, too; it sees `CURE_<NAME>` for them as well.
-const CALLED_IN_C: &[&str] = &["query__batch"];
+const CALLED_IN_C: &[&str] = &["leader_exec_resume", "query__batch"];
 
 /// The same in Rust, where `cfg!(without = "<name>")` is true if one is left out.
 const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix", "signals"];

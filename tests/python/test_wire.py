@@ -311,6 +311,34 @@ def test_returning_through_exec(node):
     assert node.query("SELECT count(*) AS n FROM other WHERE a IN (7, 8)") == [{"n": 2}]
 
 
+def test_what_a_failed_statement_keeps(node):
+    """With OR FAIL that is what it did before it failed. The plain engine replicates none of it, and keeps the lock."""
+    node.exec("CREATE TABLE kept (k INTEGER PRIMARY KEY)")
+    node.exec("CREATE TRIGGER enough AFTER INSERT ON kept WHEN new.k % 10 = 9 BEGIN SELECT RAISE(FAIL, 'enough'); END")
+    node.exec("INSERT INTO kept VALUES (0)")
+    statements = ["INSERT OR FAIL INTO kept VALUES ({0}1), (0), ({0}2)", "INSERT INTO kept VALUES ({0}3), ({0}9), ({0}4)",
+                  "INSERT OR FAIL INTO kept VALUES ({0}5), (0) RETURNING k"]
+    expected = {0}
+    with Wire(node.address) as w:
+        w.open()
+        for turn in range(1, 9):
+            for sql, kept in zip(statements, ({turn * 10 + 1}, {turn * 10 + 3, turn * 10 + 9}, {turn * 10 + 5})):
+                kind = wire.QUERY_SQL if "RETURNING" in sql and turn % 2 else wire.EXEC_SQL
+                with pytest.raises(wire.Failure, match="UNIQUE constraint failed: kept.k|enough"):
+                    w.call(kind, word(0) + text(sql.format(turn)), None)
+                expected |= kept
+                check_alive(node)
+        statement = w.call(wire.PREPARE, word(0) + text(statements[0].format(9)), wire.STMT)[:8]
+        with pytest.raises(wire.Failure, match="UNIQUE constraint failed: kept.k"):
+            w.call(wire.EXEC, statement, wire.RESULT)
+        expected |= {91}
+        check_alive(node)
+    node.stop()
+    node.start()
+    node.open_db("test.db")
+    assert {row["k"] for row in node.query("SELECT k FROM kept")} == expected
+
+
 def test_second_request_during_the_first(node):
     with Wire(node.address) as w:
         w.open()

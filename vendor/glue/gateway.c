@@ -105,6 +105,34 @@ static void executed(struct exec *exec)
 	atomic_load(&engine_done[type])(exec);
 }
 
+/* What was left of it is replicated, or failed to be. */
+static void failed(struct exec *exec)
+{
+	struct gateway *gateway = exec->data;
+	if (exec->status != RAFT_OK) {
+		executed(exec);
+		return;
+	}
+	exec->status = RAFT_ERROR;
+	atomic_load(&engine_done[gateway->req->type])(exec);
+}
+
+/*
+ * INSERT OR FAIL, and whatever else fails in the middle with ON CONFLICT FAIL, keeps what it did before and commits that.
+ * The engine looks for something to replicate only where a statement succeeded, so it is made to look; the failure is told
+ * behind that.
+ */
+void glue_exec_resume(struct exec *exec)
+{
+	sqlite3 *conn = exec->leader->conn;
+	if (exec->status == RAFT_ERROR && (sqlite3_errcode(conn) & 0xff) == SQLITE_CONSTRAINT && sqlite3_get_autocommit(conn) &&
+	    !sqlite3_stmt_readonly(exec->stmt) && !sqlite3_stmt_busy(exec->stmt)) {
+		exec->done_cb = failed;
+		exec->status = RAFT_OK;
+	}
+	leader_exec_resume(exec);
+}
+
 /* Every statement passes here, with its connection known: from then on it can be seen that the client has gone. */
 void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb work, exec_done_cb done);
 void glue_leader_exec(struct leader *leader, struct exec *exec, exec_work_cb work, exec_done_cb done)

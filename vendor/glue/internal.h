@@ -199,6 +199,9 @@ struct glue_kept {
 struct glue_kept *glue_kept_of(struct sqlite3 *conn);
 void glue_kept_clear(struct glue_kept *kept);
 
+/* A statement has run, well or badly (gateway.c). */
+void glue_exec_resume(struct exec *exec);
+
 /* leader_exec, with statements that proved quick run at once. */
 struct leader;
 void glue_exec_quick(struct leader *leader, struct exec *exec, void (*work)(struct exec *), void (*done)(struct exec *));

@@ -34,6 +34,8 @@ int glue_step_to_end(sqlite3_stmt *stmt);
 int glue_query_batch(sqlite3_stmt *stmt, struct buffer *buffer);
 static int (*const query_batch)(sqlite3_stmt *, struct buffer *) = CURE_QUERY__BATCH ? glue_query_batch : query__batch;
 
+static void (*const resume)(struct exec *) = CURE_LEADER_EXEC_RESUME ? glue_exec_resume : leader_exec_resume;
+
 /*
  * Statements are alike if they differ only in digits and in what stands between single quotes: applications without bound
  * parameters send another text each time.
@@ -124,6 +126,9 @@ static bool run_here(struct exec *exec, struct gateway *gateway, bool is_query)
 		}
 	}
 	sqlite3_reset(exec->stmt);
+	if (!is_query && CURE_UNSENT) {
+		glue_take_back(conn);
+	}
 	req->decoder = decoder;
 	req->cursor = cursor;
 	req->parameters_bound = false;
@@ -155,7 +160,7 @@ static void run(struct exec *exec)
 			past->quick = uv_hrtime() - began <= TOLERATED_NS;
 			exec->tail = NULL;
 			depth++;
-			leader_exec_resume(exec);
+			resume(exec);
 			depth--;
 			return;
 		}
