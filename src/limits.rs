@@ -148,9 +148,9 @@ pub(crate) const REQUEST: u64 = (1 << 31) - (1 << 20);
 pub(crate) const CACHED_STATEMENTS: usize = 16;
 
 /// Statements that are committed together, and bytes of their text: enough that a commit's cost is shared, few enough that
-/// nobody waits long for the statements of others, and that what the leader has to send stays small.
+/// nobody waits long for the statements of others, and that all of them can be on their way at once (see `PIPELINE`).
 pub(crate) const GROUP: usize = 64;
-pub(crate) const GROUP_BYTES: usize = 1 << 20;
+pub(crate) const GROUP_BYTES: usize = PIPELINE_BYTES;
 
 /// What must be left of its time for a call to run the statements of others with its own.
 pub(crate) const GROUP_TIME: Duration = Duration::from_secs(2);

@@ -143,7 +143,7 @@ impl Conn {
         self.answer(request.name(), deadline)
     }
 
-    /// Puts a request that runs under a condition behind those that `flush` will send; each one's `answer` has to be read.
+    /// Puts a request behind those that `flush` will send; each one's answer has to be read.
     pub(crate) fn queue(&mut self, request: &Request<'_>, when: When) {
         request.encode_when(when, &mut self.out);
     }
@@ -201,7 +201,8 @@ impl Conn {
         self.buffer = rest;
     }
 
-    fn send(&mut self, request: &Request<'_>, deadline: Instant) -> Result<(), Broken> {
+    /// Sends a request; its answer has to be read.
+    pub(crate) fn send(&mut self, request: &Request<'_>, deadline: Instant) -> Result<(), Broken> {
         if self.stream.is_over() {
             // Seen before a byte was written, it is certain that the request did not run.
             return Err(Broken {

@@ -6,14 +6,13 @@ use std::time::Instant;
 use crate::client::Conn;
 use crate::db::bound;
 use crate::db::cache::Prepared;
-use crate::db::failed::{Failed, code, ended, not_run, refused, senseless};
+use crate::db::failed::{Failed, ended, not_run, refused, senseless};
 use crate::db::part::Part;
-use crate::db::session::{Attempt, Changes, Keep, Session, Sets, Sink};
-use crate::db::sql::{Kind as Sql, Statement, statements};
+use crate::db::session::{Attempt, Changes, Keep, Session, Sink};
+use crate::db::sql::{Kind as Sql, Statement};
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::metrics::Count;
-use crate::wire::{End, Params, Request, Response, Rows, Value, When};
+use crate::wire::{End, Params, Request, Response, Rows, Value};
 
 impl Session {
     pub(super) fn exec_sql(&mut self, statement: &Statement<'_>, deadline: Instant) -> Attempt<Changes> {
@@ -30,7 +29,7 @@ impl Session {
         Ok(self.changed(changes))
     }
 
-    fn changed(&self, changes: Changes) -> Changes {
+    pub(super) fn changed(&self, changes: Changes) -> Changes {
         self.metrics()
             .add(Count::RowsChanged, changes.rows_affected.unsigned_abs());
         changes
@@ -56,95 +55,6 @@ impl Session {
             .map_err(|broken| ended(statement, broken))?;
         let changes = changes(&response, statement, "EXEC")?;
         Ok(self.changed(changes))
-    }
-
-    pub(super) fn one_by_one(
-        &mut self,
-        statement: &Statement<'_>,
-        sets: Sets<'_, '_>,
-        deadline: Instant,
-    ) -> Attempt<i64> {
-        let mut total = 0_i64;
-        for set in sets {
-            let changes = self.exec_prepared(statement, Params::new(&set), deadline)?;
-            total = total.saturating_add(changes.rows_affected);
-        }
-        Ok(total)
-    }
-
-    /// Sends requests ahead of their answers: inside a transaction the round trip is most of what a statement costs.
-    ///
-    /// One of them may end the transaction (ON CONFLICT ROLLBACK, a full disk, an interrupt), and those behind it, which
-    /// are on their way, would commit alone: each says that it is to run inside a transaction only.
-    pub(super) fn pipeline(
-        &mut self,
-        statement: &Statement<'_>,
-        sets: Sets<'_, '_>,
-        deadline: Instant,
-    ) -> Attempt<i64> {
-        let Prepared { db, id: stmt, .. } = self.prepared(statement, deadline)?;
-        let conn = self.conn()?;
-        let mut total = 0_i64;
-        let mut failed = None;
-        while failed.is_none() {
-            let mut sent = 0;
-            while sent < limits::PIPELINE && conn.queued() < limits::PIPELINE_BYTES {
-                let Some(set) = sets.next() else { break };
-                let params = Params::new(&set);
-                conn.queue(&Request::Exec { db, stmt, params }, When::InTransaction);
-                sent += 1;
-            }
-            if sent == 0 {
-                break;
-            }
-            conn.flush("EXEC", deadline)
-                .map_err(|broken| ended(statement, broken))?;
-            // All answers are read, whatever they say, so that the connection can go on.
-            for _ in 0..sent {
-                let response = conn
-                    .answer("EXEC", deadline)
-                    .map_err(|broken| ended(statement, broken))?;
-                match changes(&response, statement, "EXEC") {
-                    Ok(changes) => total = total.saturating_add(changes.rows_affected),
-                    Err(failure) => failed = failed.or(Some(failure)),
-                }
-            }
-        }
-        self.metrics().add(Count::RowsChanged, total.unsigned_abs());
-        failed.map_or(Ok(total), Err)
-    }
-
-    /// Whether the server runs a statement under a condition only. Asked once for each connection, with a statement that
-    /// always fails and a condition that does not hold: who heeds it does not find the statement.
-    pub(super) fn is_conditional(&mut self, deadline: Instant) -> Attempt<bool> {
-        if let Some(known) = self.conditional {
-            return Ok(known);
-        }
-        let Some(probe) = statements("RELEASE dqlitepy_nowhere").next() else {
-            return Ok(false);
-        };
-        let when = if self.is_inside() {
-            When::OutsideTransaction
-        } else {
-            When::InTransaction
-        };
-        let Prepared { db, id: stmt, .. } = self.prepared(&probe, deadline)?;
-        let params = Params::NONE;
-        let conn = self.conn()?;
-        conn.queue(&Request::Exec { db, stmt, params }, when);
-        let answer = conn
-            .flush("EXEC", deadline)
-            .and_then(|()| conn.answer("EXEC", deadline))
-            .map_err(|broken| not_run(&broken))?;
-        let heeded = matches!(
-            answer,
-            Response::Failure {
-                code: code::NOT_OPEN,
-                ..
-            }
-        );
-        self.conditional = Some(heeded);
-        Ok(heeded)
     }
 
     pub(super) fn first_part(
@@ -297,7 +207,7 @@ pub(super) fn receive_part(
 }
 
 /// The answer to EXEC or EXEC_SQL.
-fn changes(response: &Response<'_>, statement: &Statement<'_>, request: &str) -> Attempt<Changes> {
+pub(super) fn changes(response: &Response<'_>, statement: &Statement<'_>, request: &str) -> Attempt<Changes> {
     match response {
         Response::Result {
             last_insert_id,
@@ -308,7 +218,7 @@ fn changes(response: &Response<'_>, statement: &Statement<'_>, request: &str) ->
     }
 }
 
-/// Sends a query and hands its parts to `sink` up to the end word, which alone confirms a write. [protocol 5.1]
+/// Sends a query and hands its parts to `sink`.
 fn fetch(
     conn: &mut Conn,
     request: &Request<'_>,
@@ -316,11 +226,15 @@ fn fetch(
     sink: Sink<'_>,
     deadline: Instant,
 ) -> Attempt<()> {
-    let mut response = conn
-        .query(request, deadline)
+    conn.send(request, deadline)
         .map_err(|broken| ended(statement, broken))?;
+    take_rows(conn, statement, sink, deadline)
+}
+
+/// Hands the parts of the next answer to `sink`, up to the end word, which alone confirms a write. [protocol 5.1]
+pub(super) fn take_rows(conn: &mut Conn, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Attempt<()> {
     loop {
-        match response {
+        match conn.next_part(deadline).map_err(|broken| ended(statement, broken))? {
             Response::Rows(mut rows) => {
                 sink(&mut rows).map_err(Failed::Ended)?;
                 if rows.end() == Some(End::Complete) {
@@ -330,7 +244,6 @@ fn fetch(
             Response::Failure { code, message } => return Err(refused(statement, code, message)),
             other => return Err(senseless("a query", &other)),
         }
-        response = conn.next_part(deadline).map_err(|broken| ended(statement, broken))?;
     }
 }
 

@@ -48,6 +48,13 @@ pub(super) fn may_change(statement: &Statement<'_>) -> bool {
     }
 }
 
+/// Some errors end a transaction on the way: a full disk, an interrupt, ON CONFLICT ROLLBACK.
+pub(super) fn may_end_transaction(error: &Error) -> bool {
+    let primary = u64::from(error.sqlite_code().unsigned_abs() & 0xff);
+    // What this library refused was not asked of SQLite.
+    error.kind() == Kind::Sql && !matches!(primary, code::ERROR | code::BUSY)
+}
+
 pub(super) fn not_run(broken: &Broken) -> Failed {
     match broken.cause {
         Cause::Woken => Failed::Woken { unknown: false },

@@ -12,7 +12,6 @@ use crate::db::session::{Changes, Session};
 use crate::db::sql::{Kind as Sql, Statement, statements};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::wire::{Rows, Value};
 
 /// A statement that waits.
 pub(super) struct Ticket {
@@ -175,54 +174,32 @@ fn run(session: &mut Session, sqls: &[&str], deadline: Instant) -> Vec<Result<Ch
 
 /// The results of those statements that have one; the others had no effect and have to run alone.
 fn commit_together(session: &mut Session, sqls: &[&str], deadline: Instant) -> Vec<Option<Result<Changes>>> {
-    let mut results = vec![None; sqls.len()];
-    match exec(session, "BEGIN IMMEDIATE", deadline) {
-        Ok(_) => {}
+    let none = vec![None; sqls.len()];
+    let all: Vec<_> = sqls.iter().flat_map(|sql| statements(sql)).collect();
+    let begun = match session.begin_with(&all, deadline) {
+        Ok(Some(begun)) => begun,
         // The database is locked by others: the wait for it was everybody's.
         Err(error) if error.kind() == Kind::Sql => return vec![Some(Err(error)); sqls.len()],
-        Err(_) => return results,
-    }
-    if defers_checks(session, deadline) {
-        return undone(session, results, deadline);
-    }
-    for (result, sql) in results.iter_mut().zip(sqls) {
-        let done = exec(session, sql, deadline);
-        let goes_on = session.is_inside();
-        if done.is_ok() || (goes_on && done.as_ref().is_err_and(|error| error.kind() == Kind::Sql)) {
-            *result = Some(done);
-        }
-        if !goes_on {
-            // An error has ended the transaction, or the connection is gone: nothing of it was kept.
-            return undone(session, results, deadline);
-        }
+        Ok(None) | Err(_) => return none,
+    };
+    let whole = session.is_inside() && begun.answers.iter().all(Option::is_some);
+    if !whole || begun.defers_checks {
+        end(session, deadline);
+        return none;
     }
     match exec(session, "COMMIT", deadline) {
-        Ok(_) => results,
+        Ok(_) => begun.answers,
         // Refused, or not even asked.
         Err(error) if session.is_inside() || error.kind() == Kind::TransactionLost => {
-            undone(session, results, deadline)
+            end(session, deadline);
+            none
         }
         Err(error) => {
             end(session, deadline);
-            let failed = |result: Option<Result<Changes>>| result.map(|done| done.and(Err(error.clone())));
-            results.into_iter().map(failed).collect()
+            let failed = |done: Result<Changes>| done.and(Err(error.clone()));
+            begun.answers.into_iter().map(|answer| answer.map(failed)).collect()
         }
     }
-}
-
-/// Takes back what the transaction did; what failed in it has failed.
-fn undone(
-    session: &mut Session,
-    mut results: Vec<Option<Result<Changes>>>,
-    deadline: Instant,
-) -> Vec<Option<Result<Changes>>> {
-    end(session, deadline);
-    for result in &mut results {
-        if matches!(result, Some(Ok(_))) {
-            *result = None;
-        }
-    }
-    results
 }
 
 /// Whatever is left of the transaction is gone afterwards, also what the session remembers of it.
@@ -231,23 +208,6 @@ fn end(session: &mut Session, deadline: Instant) {
         session.drop_connection("a group of statements could not be taken back");
         let _ = exec(session, "ROLLBACK", deadline);
     }
-}
-
-/// Foreign keys that are checked at the commit: together, one statement could make good what another one breaks.
-fn defers_checks(session: &mut Session, deadline: Instant) -> bool {
-    let mut found = true;
-    let mut take = |rows: &mut Rows<'_>| {
-        let garbled = |fault: crate::wire::Malformed| Error::internal(fault.to_string());
-        while rows.next_row().map_err(garbled)? {
-            found = rows.next_value().map_err(garbled)? != Value::Integer(0);
-        }
-        Ok(())
-    };
-    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE sql LIKE '%DEFERRED%')";
-    let asked = statements(sql)
-        .next()
-        .map(|statement| session.query(&statement, &mut take, deadline));
-    !matches!(asked, Some(Ok(()))) || found
 }
 
 fn exec(session: &mut Session, sql: &str, deadline: Instant) -> Result<Changes> {

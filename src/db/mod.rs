@@ -10,6 +10,7 @@ pub(crate) mod fuzz;
 mod group;
 mod part;
 mod patience;
+mod pipeline;
 mod prepared;
 mod session;
 mod shared;

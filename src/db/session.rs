@@ -166,23 +166,6 @@ impl Session {
         })
     }
 
-    /// Runs a statement once for each set of parameters, inside a transaction that the caller has opened and takes back
-    /// after an error. The sum of the rows affected.
-    pub(super) fn exec_many(
-        &mut self,
-        statement: &Statement<'_>,
-        sets: Sets<'_, '_>,
-        deadline: Instant,
-    ) -> Result<i64> {
-        self.run(statement, deadline, |session| {
-            if statement.rows || !session.is_conditional(deadline)? {
-                session.one_by_one(statement, sets, deadline)
-            } else {
-                session.pipeline(statement, sets, deadline)
-            }
-        })
-    }
-
     /// Runs a statement for its rows.
     pub(crate) fn query(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Result<()> {
         self.run(statement, deadline, |session| match statement.kind {
@@ -259,7 +242,7 @@ impl Session {
         done
     }
 
-    fn run<T: Default>(
+    pub(super) fn run<T: Default>(
         &mut self,
         statement: &Statement<'_>,
         deadline: Instant,
@@ -271,7 +254,7 @@ impl Session {
     }
 
     /// The frame around every statement: connection, retry, transaction.
-    fn attempts<T: Default>(
+    pub(super) fn attempts<T: Default>(
         &mut self,
         statement: &Statement<'_>,
         deadline: Instant,
@@ -322,7 +305,9 @@ impl Session {
     fn settle(&mut self, statement: &Statement<'_>, failed: Failed, deadline: Instant) -> Error {
         let error = match failed {
             Failed::Refused(error) => {
-                self.check_transaction(&error, deadline);
+                if self.transaction.is_open() && failed::may_end_transaction(&error) {
+                    self.ask_transaction(deadline);
+                }
                 return error;
             }
             Failed::Misreported => return Error::sql(1, String::from_utf8_lossy(failed::MISREPORTED)),
@@ -385,15 +370,9 @@ impl Session {
         )
     }
 
-    /// Some errors end a transaction on the way (a full disk, an interrupt, ON CONFLICT ROLLBACK). The protocol has no
-    /// word for it, so BEGIN is asked: it fails inside a transaction, and outside it is taken back.
-    fn check_transaction(&mut self, error: &Error, deadline: Instant) {
-        let primary = u64::from(error.sqlite_code().unsigned_abs() & 0xff);
-        // What this library refused was not asked of SQLite.
-        let harmless = error.kind() != Kind::Sql || matches!(primary, code::ERROR | code::BUSY);
-        if !self.transaction.is_open() || harmless {
-            return;
-        }
+    /// Whether the transaction still is after something that may have ended it. The protocol has no word for it, so BEGIN
+    /// is asked: it fails inside a transaction, and outside it is taken back.
+    pub(super) fn ask_transaction(&mut self, deadline: Instant) {
         let Some(conn) = &mut self.conn else { return };
         let begin = |conn: &mut Conn, sql: &[u8]| {
             let request = Request::ExecSql {

@@ -15,10 +15,11 @@ pub(super) const PARSE: u64 = 1005;
 /// Where the half word lies in a header that carries no meaning in the protocol. [protocol 2]
 const EXTRA: usize = 6;
 
-/// What a prepared statement demands of its connection, in the half word of the header that others ignore: where it does
-/// not hold, our engine (vendor/glue/gateway.c) knows no such statement, code 12.
+/// What EXEC and EXEC_SQL demand of their connection, in the half word of the header that others ignore: where it does not
+/// hold, our engine (vendor/glue/gateway.c) knows no such statement, code 12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
+    Always = 0,
     InTransaction = 1,
     OutsideTransaction = 2,
 }

@@ -339,6 +339,27 @@ def test_what_a_failed_statement_keeps(node):
     assert {row["k"] for row in node.query("SELECT k FROM kept")} == expected
 
 
+def test_a_statement_under_a_condition(node):
+    """The half word of the header: 1, only inside a transaction; 2, only outside."""
+    node.exec("CREATE TABLE conditional (a)")
+
+    def insert(w, condition):
+        request = bytearray(message(wire.EXEC_SQL, word(0) + text("INSERT INTO conditional VALUES (1)")))
+        request[6] = condition
+        w.send(bytes(request))
+        kind, _, body = w.response()
+        return int.from_bytes(body[:8], "little") if kind == wire.FAILURE else "done"
+
+    with Wire(node.address) as w:
+        assert insert(w, 1) == 12  # no database is open
+        w.open()
+        assert [insert(w, condition) for condition in (0, 1, 2)] == ["done", 12, "done"]
+        w.execute("BEGIN")
+        assert [insert(w, condition) for condition in (0, 1, 2)] == ["done", "done", 12]
+        w.execute("COMMIT")
+    assert node.query("SELECT count(*) AS n FROM conditional") == [{"n": 4}]
+
+
 def test_second_request_during_the_first(node):
     with Wire(node.address) as w:
         w.open()

@@ -9,6 +9,7 @@
 #include "leader.h"
 #include "protocol.h"
 #include "raft.h"
+#include "response.h"
 #include "stmt.h"
 #include "vfs.h"
 
@@ -46,6 +47,20 @@ static bool holds(struct gateway *gateway)
 	default:
 		return true;
 	}
+}
+
+/* The same for EXEC_SQL, and with the same answer as below. */
+bool glue_is_unwanted(struct gateway *gateway, struct handle *req, int type, struct buffer *buffer, handle_cb cb)
+{
+	if (type != DQLITE_REQUEST_EXEC_SQL || gateway->req != NULL || gateway->leader == NULL || holds(gateway)) {
+		return false;
+	}
+	struct response_failure failure = { .code = SQLITE_NOTFOUND, .message = "not wanted in this state of the transaction" };
+	char *cursor = buffer__advance(buffer, response_failure__sizeof(&failure));
+	response_failure__encode(&failure, &cursor);
+	req->schema = 0;
+	cb(req, SQLITE_NOTFOUND, DQLITE_RESPONSE_FAILURE, 0);
+	return true;
 }
 
 /*

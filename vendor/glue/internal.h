@@ -199,6 +199,16 @@ struct glue_kept {
 struct glue_kept *glue_kept_of(struct sqlite3 *conn);
 void glue_kept_clear(struct glue_kept *kept);
 
+/* Answers a statement whose condition does not hold (gateway.c); false if it is to run. */
+struct gateway;
+struct handle;
+struct buffer;
+bool glue_is_unwanted(struct gateway *gateway,
+		      struct handle *req,
+		      int type,
+		      struct buffer *buffer,
+		      void (*answer)(struct handle *req, int status, uint8_t type, uint8_t schema));
+
 /* A statement has run, well or badly (gateway.c). */
 void glue_exec_resume(struct exec *exec);
 

@@ -281,6 +281,9 @@ int glue_gateway_handle(struct gateway *gateway,
 	if (visitor != NULL && type == DQLITE_REQUEST_CLUSTER) {
 		return handle_cluster(gateway, req, schema, buffer, cb);
 	}
+	if (glue_is_unwanted(gateway, req, type, buffer, cb)) {
+		return 0;
+	}
 	return gateway__handle(gateway, req, type, schema, buffer, cb);
 }
 
