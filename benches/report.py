@@ -29,6 +29,7 @@ ROWS = [
     call("SELECT 1, one thread", "select1", "tmpfs", 1.10, 3),
     call("INSERT, one thread, tmpfs", "insert", "tmpfs", 1.10, 1.8),
     call("INSERT, one thread, disk", "insert", "disk", 1.05, 1.2),
+    call("INSERT inside a transaction, tmpfs", "insert_inside", "tmpfs", None, None),
     call("10 rows to JSON", "rows_10", "tmpfs", 1.3, 3),
     call("10,000 rows to JSON", "rows_10000", "tmpfs", 1.3, 4, unit="ms", scale=1e-3),
     call("100,000 rows to JSON", "rows_100000", "tmpfs", 1.3, 3, unit="ms", scale=1e-3),

@@ -199,6 +199,37 @@ struct glue_kept {
 struct glue_kept *glue_kept_of(struct sqlite3 *conn);
 void glue_kept_clear(struct glue_kept *kept);
 
+/* What a connection's statements may take at most (bounded.c); of the loop's thread. */
+enum { GLUE_PROOFS = 256 };
+
+struct glue_proof {
+	uint64_t shape; /* of the text; 0: none */
+	int schema;	/* the version that it holds for */
+	bool tried;
+	bool bounded;
+	bool controls; /* begins and ends transactions, and looks at no table */
+};
+
+struct glue_bounds {
+	struct glue_proof proof[GLUE_PROOFS];
+	struct sqlite3_stmt *version; /* reads the schema's */
+	bool pending;	/* what may change programs is compiled, and did not run */
+	bool unsettled; /* or ran in the transaction under way */
+	bool heavy;	/* so did a write that may have been long */
+	uint64_t spent_ns; /* on the other writes of the transaction */
+};
+
+struct glue_bounds *glue_bounds_of(struct sqlite3 *conn);
+void glue_bounds_clear(struct glue_bounds *bounds);
+/* A statement was compiled. */
+void glue_bounds_compiled(struct glue_bounds *bounds, const char *sql);
+/* It is to run now. */
+void glue_bounds_enter(struct glue_bounds *bounds, struct sqlite3 *conn, const char *sql);
+/* It runs for as long as it likes. */
+void glue_bounds_long(struct glue_bounds *bounds, struct sqlite3 *conn, struct sqlite3_stmt *stmt);
+/* It ends soon, whatever the database holds. Only for what is to run at once, and has the write lock if it writes. */
+bool glue_is_bounded(struct glue_bounds *bounds, struct sqlite3 *conn, const char *sql);
+
 /* Answers a statement whose condition does not hold (gateway.c); false if it is to run. */
 struct gateway;
 struct handle;
@@ -210,6 +241,7 @@ bool glue_is_unwanted(struct gateway *gateway,
 		      void (*answer)(struct handle *req, int status, uint8_t type, uint8_t schema));
 
 /* A statement has run, well or badly (gateway.c). */
+struct exec;
 void glue_exec_resume(struct exec *exec);
 
 /* leader_exec, with statements that proved quick run at once. */

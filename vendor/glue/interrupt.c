@@ -30,6 +30,7 @@ struct glue_entry {
 	unsigned budget;   /* looks until it is given up; 0: never */
 	bool overrun;
 	struct glue_kept kept;
+	struct glue_bounds bounds;
 	struct glue_entry *next;
 };
 
@@ -161,6 +162,15 @@ struct glue_kept *glue_kept_of(sqlite3 *conn)
 	return entry != NULL ? &entry->kept : NULL;
 }
 
+struct glue_bounds *glue_bounds_of(sqlite3 *conn)
+{
+	pthread_mutex_lock(&mutex);
+	struct glue_entry *entry = *find(conn);
+	pthread_mutex_unlock(&mutex);
+	/* Every connection has one; see glue_open_v2. */
+	return &entry->bounds;
+}
+
 static void forget(sqlite3 *conn)
 {
 	pthread_mutex_lock(&mutex);
@@ -174,6 +184,7 @@ static void forget(sqlite3 *conn)
 	glue_end_transaction(conn);
 	if (entry != NULL) {
 		glue_kept_clear(&entry->kept);
+		glue_bounds_clear(&entry->bounds);
 	}
 	free(entry);
 }

@@ -47,7 +47,11 @@ int glue_prepare(sqlite3 *conn, const char *sql, int size, sqlite3_stmt **stmt, 
 			return SQLITE_OK;
 		}
 	}
-	return sqlite3_prepare_v2(conn, sql, size, stmt, tail);
+	int rv = sqlite3_prepare_v2(conn, sql, size, stmt, tail);
+	if (rv == SQLITE_OK && *stmt != NULL) {
+		glue_bounds_compiled(glue_bounds_of(conn), sql);
+	}
+	return rv;
 }
 
 int glue_finalize(sqlite3_stmt *stmt);

@@ -6,7 +6,7 @@
  * when the statement turns out to be long: after BUDGET looks of the progress handler, or at the first value larger than
  * LARGEST, for single instructions of SQLite can take long only over large values. Then it is interrupted before anything
  * of it was sent, its effects are taken back, and it starts anew on the pool. Where SQLite would not take back just the
- * statement, but the transaction around it, it never runs here.
+ * statement, but the transaction around it, it runs here only if it cannot turn out to be long (bounded.c).
  */
 #include <sqlite3.h>
 #include <string.h>
@@ -20,7 +20,7 @@
 
 #include "internal.h"
 
-enum { BUDGET = 16, LARGEST = 1 << 20 };
+enum { BUDGET = 16, LARGEST = 1 << 20, LARGEST_INSIDE = 1 << 16 };
 /* What a statement may take on the pool to be run here from then on: about what handing it over costs the loop. */
 enum { QUICK_NS = 40 * 1000 };
 /* What one may take here without having to prove itself anew. The machine may have been busy, so once is enough. */
@@ -101,8 +101,11 @@ static bool can_be_taken_back(sqlite3 *conn, sqlite3_stmt *stmt, bool is_query)
 	return sqlite3_get_autocommit(conn) && !is_query;
 }
 
+/* How a statement runs: for so many looks at most, for as long as it takes, or not here. */
+enum { UNLIMITED = 0, NOT_HERE = -1 };
+
 /* True if the statement ran to its end, well or badly; false if nothing of it has happened. */
-static bool run_here(struct exec *exec, struct gateway *gateway, bool is_query)
+static bool run_here(struct exec *exec, struct gateway *gateway, bool is_query, int budget)
 {
 	struct handle *req = gateway->req;
 	sqlite3 *conn = exec->leader->conn;
@@ -112,16 +115,22 @@ static bool run_here(struct exec *exec, struct gateway *gateway, bool is_query)
 	int rv = SQLITE_ERROR;
 	if (bind__params(exec->stmt, &req->decoder) == DQLITE_OK &&
 	    (!is_query || tuple_decoder__remaining(&req->decoder) == 0)) {
-		int largest = sqlite3_limit(conn, SQLITE_LIMIT_LENGTH, LARGEST);
-		struct glue_entry *entry = glue_budget_begin(conn, BUDGET);
+		int largest = sqlite3_limit(conn, SQLITE_LIMIT_LENGTH, budget != UNLIMITED ? LARGEST : -1);
+		struct glue_entry *entry = glue_budget_begin(conn, (unsigned)budget);
 		req->parameters_bound = true;
 		rv = is_query ? query_batch(exec->stmt, req->buffer) : glue_step_to_end(exec->stmt);
 		bool overrun = glue_budget_end(entry);
 		sqlite3_limit(conn, SQLITE_LIMIT_LENGTH, largest);
 		bool ended = rv == SQLITE_DONE || !(overrun || rv == SQLITE_ROW || rv == SQLITE_TOOBIG);
 		/* What has to be proven first (lease.c) goes the long way. */
-		if (ended && glue_holds(exec, rv)) {
+		if (budget != UNLIMITED && ended && glue_holds(exec, rv)) {
 			leader_exec_result(exec, rv == SQLITE_DONE ? RAFT_OK : RAFT_ERROR);
+			return true;
+		}
+		/* Inside a transaction, which it may have ended, it is not done again. The lead is lost, as good as. */
+		if (budget == UNLIMITED) {
+			int failure = glue_holds(exec, rv) ? RAFT_ERROR : RAFT_NOTLEADER;
+			leader_exec_result(exec, rv == SQLITE_DONE ? RAFT_OK : failure);
 			return true;
 		}
 	}
@@ -139,6 +148,21 @@ static bool run_here(struct exec *exec, struct gateway *gateway, bool is_query)
 /* The engine's own way, by the pool. */
 static _Atomic(exec_work_cb) by_pool[2];
 
+static int budget_of(struct exec *exec, struct gateway *gateway, struct glue_past *past, struct glue_bounds *bounds, bool is_query)
+{
+	struct handle *req = gateway->req;
+	bool alone = exec->tail == NULL || exec->tail[0] == '\0';
+	if (!alone || glue_is_falling() || req->cancellation_requested || req->parameters_bound) {
+		return NOT_HERE;
+	}
+	if (can_be_taken_back(exec->leader->conn, exec->stmt, is_query)) {
+		return past->quick && (!is_query || glue_lease_covers(gateway->raft)) ? BUDGET : NOT_HERE;
+	}
+	bool bounded = !is_query && req->cursor.cap <= LARGEST_INSIDE && glue_lease_covers(gateway->raft) &&
+		       glue_is_bounded(bounds, exec->leader->conn, sqlite3_sql(exec->stmt));
+	return bounded ? UNLIMITED : NOT_HERE;
+}
+
 static void run(struct exec *exec)
 {
 	static __thread unsigned depth;
@@ -147,24 +171,25 @@ static void run(struct exec *exec)
 	bool is_query = glue_is_query(req);
 	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
 	struct glue_quick *quick = glue_quick_of(conn->transport.stream->loop);
+	struct glue_bounds *bounds = glue_bounds_of(exec->leader->conn);
 	struct glue_past *past = past_of(quick, sqlite3_sql(exec->stmt));
-	bool alone = exec->tail == NULL || exec->tail[0] == '\0';
-	if (past->quick && alone && !glue_is_falling() && (!is_query || glue_lease_covers(gateway->raft)) && depth < DEEPEST &&
-	    !req->cancellation_requested && !req->parameters_bound &&
-	    can_be_taken_back(exec->leader->conn, exec->stmt, is_query)) {
+	glue_bounds_enter(bounds, exec->leader->conn, sqlite3_sql(exec->stmt));
+	int budget = depth < DEEPEST ? budget_of(exec, gateway, past, bounds, is_query) : NOT_HERE;
+	if (budget != NOT_HERE) {
 		uint64_t began = uv_hrtime();
-		bool finished = run_here(exec, gateway, is_query);
-		if (!finished) {
-			given_up(past);
-		} else {
-			past->quick = uv_hrtime() - began <= TOLERATED_NS;
+		if (run_here(exec, gateway, is_query, budget)) {
+			uint64_t took = uv_hrtime() - began;
+			past->quick = took <= TOLERATED_NS;
+			bounds->spent_ns += took;
 			exec->tail = NULL;
 			depth++;
 			resume(exec);
 			depth--;
 			return;
 		}
+		given_up(past);
 	}
+	glue_bounds_long(bounds, exec->leader->conn, exec->stmt);
 	quick->learning = past;
 	atomic_load(&by_pool[is_query])(exec);
 	quick->learning = NULL;
