@@ -73,17 +73,20 @@ impl Client {
     /// Makes a call of somebody who counts, for `interrupt` to end.
     pub(crate) fn counted<T>(&self, call: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let began = Instant::now();
-        let done = self.calls.call(|slot| {
-            call(&Self {
-                connector: self.connector.for_call(slot),
-                timeout: self.timeout.clone(),
-                calls: Arc::clone(&self.calls),
-            })
-        });
+        let done = self.calls.call(|slot| call(&self.for_call(slot)));
         self.connector
             .metrics()
             .call(Call::Members, began.elapsed(), done.as_ref().err());
         done
+    }
+
+    /// The same for one call, which ends with `slot`.
+    pub(crate) fn for_call(&self, slot: &Arc<WakeSlot>) -> Self {
+        Self {
+            connector: self.connector.for_call(slot),
+            timeout: self.timeout.clone(),
+            calls: Arc::clone(&self.calls),
+        }
     }
 
     pub(crate) fn figures(&self) -> Snapshot {

@@ -21,6 +21,9 @@ const PROBES: u32 = 3;
 /// together.
 pub(crate) const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
+/// A few milliseconds of a quick network; the kernel would take 4 MB.
+const UNSENT: u32 = 256 << 10;
+
 /// A connection. One thread reads or writes at a time; any thread may wake it.
 pub(crate) struct Stream {
     shared: Arc<Shared>,
@@ -85,6 +88,12 @@ pub(crate) fn tune_tcp(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+}
+
+/// For a link whose end others wait for: what the kernel has not sent yet it still sends when the process is gone, and the
+/// end comes behind that.
+pub(crate) fn keep_little_unsent(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_notsent_lowat(UNSENT)
 }
 
 /// Connects to the first of the address's hosts that answers before the deadline.

@@ -32,6 +32,8 @@ const ASK: Duration = Duration::from_secs(1);
 pub(crate) struct Duties {
     state: Mutex<State>,
     changed: Condvar,
+    /// What the thread asks of other nodes ends with it.
+    calls: WakeSlot,
 }
 
 struct State {
@@ -57,6 +59,7 @@ impl Duties {
                 unjoined: joins.then(not_tried),
             }),
             changed: Condvar::new(),
+            calls: WakeSlot::default(),
         }
     }
 
@@ -112,6 +115,8 @@ impl Duties {
 
     /// Ends the thread and waits for it, until the deadline: a disk that does not answer may hold it.
     pub(crate) fn end(&self, deadline: Instant) {
+        self.calls
+            .close(Error::new(Kind::Shutdown, "the node is being stopped"));
         let mut state = self.state.lock();
         state.stopping = true;
         self.changed.notify_all();
@@ -170,10 +175,10 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
         } else if duties.joined() {
             match rival::find(&node) {
                 Some(rival) => node.watch().lose(rival),
-                None => look_after(&node, &mut known),
+                None => drop(duties.calls.call(|slot| look_after(&node, &mut known, slot))),
             }
         } else {
-            duties.set_joined(join::attempt(&node));
+            duties.set_joined(duties.calls.call(|slot| join::attempt(&node, slot)));
         }
         // The node must be able to end while this thread waits.
         drop(node);
@@ -199,7 +204,7 @@ struct Known {
 impl Known {
     /// The members now. A spare is sent no log, and what it knows of the cluster would be of the day when it joined; so it
     /// asks the leader, and tells others who ask it.
-    fn look(&mut self, node: &Arc<Instance>) -> Result<Vec<Member>> {
+    fn look(&mut self, node: &Arc<Instance>, slot: &Arc<WakeSlot>) -> Result<Vec<Member>> {
         let is_sent_log = node.status()?.role.is_some_and(|role| role != u64::from(Role::Spare));
         if is_sent_log {
             if self.leader.take().is_some() {
@@ -215,7 +220,7 @@ impl Known {
             self.asked = Some(Instant::now());
             let leader = self.leader.get_or_insert_with(|| node.connector(Metrics::new()));
             let deadline = Instant::now() + ASK;
-            let (mut conn, _) = leader.leader(deadline)?;
+            let (mut conn, _) = leader.for_call(slot).leader(deadline)?;
             let members = client::members(&mut conn, deadline)?;
             node.tell(&members.iter().map(entry).collect::<Vec<_>>())?;
             return Ok(members);
@@ -242,8 +247,8 @@ impl Known {
 }
 
 /// Keeps cluster.yaml like the members, for the next start and for go-dqlite, and deals out the roles if this node leads.
-fn look_after(node: &Arc<Instance>, known: &mut Known) {
-    let Ok(members) = known.look(node) else { return };
+fn look_after(node: &Arc<Instance>, known: &mut Known, slot: &Arc<WakeSlot>) -> Result<()> {
+    let members = known.look(node, slot)?;
     let changed = members != known.members;
     if changed && !members.is_empty() {
         let entries: Vec<Entry> = members.iter().map(entry).collect();
@@ -259,19 +264,21 @@ fn look_after(node: &Arc<Instance>, known: &mut Known) {
     if (changed || due) && node.status().is_ok_and(|status| status.leads) {
         known.adjusted = Some(Instant::now());
         if enough {
-            adjust_roles(node, targets);
+            adjust_roles(node, targets, slot);
         }
         known.warn_of_even_voters(changed);
     }
+    Ok(())
 }
 
-fn adjust_roles(node: &Arc<Instance>, targets: Targets) {
-    let (me, connector) = (node.me(), node.connector(Metrics::new()));
+fn adjust_roles(node: &Arc<Instance>, targets: Targets, slot: &Arc<WakeSlot>) {
+    let (me, connector) = (node.me(), node.connector(Metrics::new()).for_call(slot));
     let deadline = Instant::now() + limits::CLIENT_CALL.get();
     loop {
         match client::adjust_once(&connector, me.id, &me.address, targets, deadline) {
             Ok(true) if Instant::now() < deadline => {}
             Ok(_) => return,
+            Err(error) if error.kind() == Kind::Shutdown => return,
             Err(error) => {
                 log::warn(format_args!("the roles of the cluster could not be adjusted: {error}"));
                 return;

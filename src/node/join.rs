@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use crate::client::{Client, Member, Role};
+use crate::client::{Client, Member, Role, WakeSlot};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::net::{self, Address};
@@ -16,7 +16,7 @@ use crate::node::instance::Instance;
 const ATTEMPT_MS: u32 = 5_000;
 
 /// Asks the leader to make this node a member.
-pub(crate) fn attempt(node: &Instance) -> Result<()> {
+pub(crate) fn attempt(node: &Instance, slot: &Arc<WakeSlot>) -> Result<()> {
     let me = node.me();
     let peers = node.watch().peers(node.config());
     if peers.is_empty() {
@@ -25,7 +25,7 @@ pub(crate) fn attempt(node: &Instance) -> Result<()> {
             me.address
         )));
     }
-    let client = Client::new(peers);
+    let client = Client::new(peers).for_call(slot);
     client.set_timeout(ATTEMPT_MS);
     let members = client.cluster()?;
     // Whoever leads them will open a link to this node, and may not be in the list that it was started with.

@@ -153,7 +153,10 @@ impl engine::Owner for Watch {
 
     fn connect(&self, address: &str) -> Result<OwnedFd> {
         let address = Address::parse_peer(address, "peer address")?;
-        Ok(net::dial(&address, Instant::now() + DIAL_PEER)?.into())
+        let socket = net::dial(&address, Instant::now() + DIAL_PEER)?;
+        // Without it the link is as good as others' are.
+        let _ = net::keep_little_unsent(&socket);
+        Ok(socket.into())
     }
 
     fn lost(&self, reason: &str) {

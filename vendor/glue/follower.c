@@ -12,6 +12,9 @@
 #include <string.h>
 
 #include "db.h"
+#include "raft.h"
+#include "raft/progress.h"
+#include "raft/replication.h"
 #include "vfs.h"
 
 #include "internal.h"
@@ -125,9 +128,27 @@ static void let_go(sqlite3 *conn)
 	}
 }
 
+/*
+ * What is applied keeps the loop for a tenth of a second for each 64 MB. The followers hear with the next message that it is
+ * committed, so they would do the same only then, and answer after it.
+ */
+enum { LARGE_PAGES = 256 };
+
+static void tell_followers(struct raft *raft)
+{
+	for (unsigned i = 0; i < raft->configuration.n; i++) {
+		raft->leader_state.progress[i].last_send = 0;
+	}
+	replicationHeartbeat(raft);
+}
+
 int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction);
 int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction)
 {
+	struct raft *raft = glue_raft_here();
+	if (transaction->n_pages >= LARGE_PAGES && raft->state == RAFT_LEADER && !glue_is_falling()) {
+		tell_followers(raft);
+	}
 	bool deleted = deletes(transaction);
 	if (deleted) {
 		let_go(conn);

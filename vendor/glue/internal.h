@@ -113,6 +113,8 @@ void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
 
 /* The raft link from this peer has ended; if it was the leader, an election begins soon. On the loop's thread. */
 void glue_loop_link_lost(uint64_t peer);
+/* A new one from this peer. */
+void glue_loop_link_arrived(uint64_t peer);
 
 /* Connections that were handed over. Opened before the loop runs, detached on its thread after it has ended. */
 struct glue_visits;

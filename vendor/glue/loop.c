@@ -25,8 +25,11 @@
 #include "server.h"
 #include "translate.h"
 
-/* A first pause, so that the survivors do not all stand for election at once; then how often to try again. */
-enum { FIRST_PAUSE_MS = 60, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, ATTEMPTS = 100 };
+/*
+ * Survivors that stand for election at once split the votes, so they take turns: a first pause, in which all of them notice
+ * the end of the link, and one for each turn before their own; then how often to try again, and for how long in all.
+ */
+enum { FIRST_PAUSE_MS = 10, TURN_MS = 30, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, TRIES_MS = 15000 };
 
 /* How long what a leader had sent before its link ended may still make this node follow it. */
 enum { LAST_WORDS_MS = 300 };
@@ -65,7 +68,6 @@ struct glue_loop {
 	uv_timer_t election;
 	raft_id lost_leader;
 	raft_time lost_at;
-	unsigned attempts; /* left */
 	struct glue_lease lease;
 	struct glue_growth growth;
 	struct raft_configuration told;
@@ -121,19 +123,30 @@ static void forget_leader(struct raft *raft)
 	raft->follower_state.current_leader.address = NULL;
 }
 
+/* By id, which all of them know. */
+static unsigned turn_of(const struct raft *raft, raft_id lost)
+{
+	unsigned turn = 0;
+	for (unsigned i = 0; i < raft->configuration.n; i++) {
+		const struct raft_server *server = &raft->configuration.servers[i];
+		turn += server->role == RAFT_VOTER && server->id != lost && server->id < raft->id;
+	}
+	return turn;
+}
+
 static void stand_for_election(uv_timer_t *timer)
 {
 	struct glue_loop *loop = timer->data;
 	struct raft *raft = &loop->engine->raft;
 	bool follows = raft->state == RAFT_FOLLOWER;
-	if (follows && raft->follower_state.current_leader.id == loop->lost_leader &&
+	if (follows && loop->lost_leader != 0 && raft->follower_state.current_leader.id == loop->lost_leader &&
 	    raft->io->time(raft->io) - loop->lost_at < LAST_WORDS_MS) {
 		/* Its last message was still under way when its link ended. */
 		forget_leader(raft);
 	}
 	bool decided = raft->state == RAFT_LEADER || raft->state == RAFT_UNAVAILABLE ||
 		       (follows && raft->follower_state.current_leader.id != 0);
-	if (decided || !is_voter(raft) || loop->attempts-- == 0) {
+	if (decided || !is_voter(raft) || raft->io->time(raft->io) - loop->lost_at > TRIES_MS) {
 		return;
 	}
 	/* What the old leader sent is written first: raft does not take a candidate with appends under way. */
@@ -143,7 +156,8 @@ static void stand_for_election(uv_timer_t *timer)
 	} else if (raft->state == RAFT_CANDIDATE) {
 		electionStart(raft);
 	}
-	uv_timer_start(timer, stand_for_election, NEXT_PAUSE_MS + random_below(raft, NEXT_SPREAD_MS), 0);
+	unsigned first = FIRST_PAUSE_MS + TURN_MS * turn_of(raft, loop->lost_leader);
+	uv_timer_start(timer, stand_for_election, writing ? first : NEXT_PAUSE_MS + random_below(raft, NEXT_SPREAD_MS), 0);
 }
 
 /*
@@ -161,8 +175,17 @@ void glue_loop_link_lost(uint64_t peer)
 	forget_leader(raft);
 	loop->lost_leader = peer;
 	loop->lost_at = raft->io->time(raft->io);
-	loop->attempts = ATTEMPTS;
-	uv_timer_start(&loop->election, stand_for_election, random_below(raft, FIRST_PAUSE_MS), 0);
+	unsigned pause = FIRST_PAUSE_MS + TURN_MS * turn_of(raft, peer);
+	uv_timer_start(&loop->election, stand_for_election, pause, 0);
+}
+
+/* It has dialled again, so it lives, and what it says on the new link are no last words. */
+void glue_loop_link_arrived(uint64_t peer)
+{
+	struct glue_loop *loop = glue_loop_here();
+	if (loop->lost_leader == peer) {
+		loop->lost_leader = 0;
+	}
 }
 
 static void link_free(uv_handle_t *poll)

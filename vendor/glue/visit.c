@@ -323,6 +323,7 @@ void glue_raft_accept(struct raft_uv_transport *transport, raft_id id, const cha
 		link->data = visitor->visit.data;
 		visitor->visit.data = NULL;
 	}
+	glue_loop_link_arrived(id);
 	raftProxyAccept(transport, id, address, stream);
 }
 
