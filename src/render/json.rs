@@ -4,17 +4,22 @@
 //! becomes an escape from `\udc80` to `\udcff`, of which Python's surrogateescape makes the byte
 //! again.
 
+use super::number::{integer, real, whole};
+use super::text::{Text, copy};
 use super::time::{Stamp, from_unix};
 use crate::wire::{Malformed, Rows, Value};
 
 /// The rows of one result, part by part, in one growing buffer.
 #[derive(Default)]
 pub(crate) struct JsonArray {
-    out: Vec<u8>,
+    out: Text,
     /// What stands before the value of each column: `,{"first":`, then `,"next":`.
     keys: Vec<Box<[u8]>>,
     rows: u64,
 }
+
+/// Twice the usual part of a result.
+const EXPECTED: usize = 128 << 10;
 
 impl JsonArray {
     pub(crate) fn new() -> Self {
@@ -26,11 +31,13 @@ impl JsonArray {
         // Every part repeats the names, which do not change within one result.
         if self.keys.len() != rows.columns() {
             self.keys = rows.names().enumerate().map(|(i, name)| key(name, i == 0)).collect();
+            // As JSON it is about as long. A single value may be longer than should be taken on suspicion.
+            self.out.expect(rows.body().len().min(EXPECTED));
         }
         // Without columns there are no rows, but the end is to be read.
         while rows.next_row()? {
             for key in &self.keys {
-                self.out.extend_from_slice(key);
+                self.out.put(key);
                 value(&mut self.out, rows.next_value()?);
             }
             self.out.push(b'}');
@@ -56,49 +63,49 @@ impl JsonArray {
             None => self.out.push(b'['),
         }
         self.out.push(b']');
-        self.out
+        self.out.into_vec()
     }
 }
 
 /// The members of a cluster as dqlitepy reads them: id, address, role.
 pub(crate) fn members<'a>(list: impl IntoIterator<Item = (u64, &'a str, u64)>) -> Vec<u8> {
-    let mut out = vec![b'['];
-    let mut digits = itoa::Buffer::new();
+    let mut out = Text::from(b"[");
     for (id, address, role) in list {
         if out.len() > 1 {
-            out.extend_from_slice(b", ");
+            out.put(b", ");
         }
-        out.extend_from_slice(b"{\"id\": ");
-        out.extend_from_slice(digits.format(id).as_bytes());
-        out.extend_from_slice(b", \"address\": ");
+        out.put(b"{\"id\": ");
+        whole(&mut out, id);
+        out.put(b", \"address\": ");
         string(&mut out, address.as_bytes());
-        out.extend_from_slice(b", \"role\": ");
-        out.extend_from_slice(digits.format(role).as_bytes());
+        out.put(b", \"role\": ");
+        whole(&mut out, role);
         out.push(b'}');
     }
     out.push(b']');
-    out
+    out.into_vec()
 }
 
 fn key(name: &[u8], first: bool) -> Box<[u8]> {
-    let mut key = if first { b",{".to_vec() } else { b",".to_vec() };
+    let mut key = Text::from(if first { b",{" } else { b"," });
     string(&mut key, name);
     key.push(b':');
-    key.into()
+    key.into_vec().into()
 }
 
-fn value(out: &mut Vec<u8>, value: Value<'_>) {
+#[inline(always)]
+fn value(out: &mut Text, value: Value<'_>) {
     match value {
-        Value::Null => out.extend_from_slice(b"null"),
+        Value::Null => out.put(b"null"),
         Value::Integer(n) => integer(out, n),
         Value::Real(x) => real(out, x),
         Value::Text(bytes) | Value::Blob(bytes) => string(out, bytes),
-        Value::Boolean(0) => out.extend_from_slice(b"false"),
-        Value::Boolean(_) => out.extend_from_slice(b"true"),
+        Value::Boolean(0) => out.put(b"false"),
+        Value::Boolean(_) => out.put(b"true"),
         Value::UnixTime(seconds) => match from_unix(seconds) {
             Some(text) => {
                 out.push(b'"');
-                out.extend_from_slice(&text);
+                out.put(&text);
                 out.push(b'"');
             }
             None => integer(out, seconds),
@@ -114,36 +121,42 @@ fn value(out: &mut Vec<u8>, value: Value<'_>) {
     }
 }
 
-fn integer(out: &mut Vec<u8>, n: i64) {
-    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
-}
-
-/// The shortest digits that read back as the same number. JSON has no infinity, but Python's parser
-/// makes one of a number that is too large.
-fn real(out: &mut Vec<u8>, x: f64) {
-    if x.is_finite() {
-        out.extend_from_slice(zmij::Buffer::new().format_finite(x).as_bytes());
-    } else if x.is_nan() {
-        out.extend_from_slice(b"null");
-    } else {
-        out.extend_from_slice(if x > 0.0 { b"9e999" } else { b"-9e999" });
-    }
-}
-
-pub(super) fn string(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.reserve(bytes.len() + 2);
-    out.push(b'"');
-    if is_plain(bytes) {
-        out.extend_from_slice(bytes);
-    } else {
+#[inline]
+pub(super) fn string(out: &mut Text, bytes: &[u8]) {
+    if !is_plain(bytes) {
+        out.push(b'"');
         escaped(out, bytes);
+        out.push(b'"');
+        return;
     }
-    out.push(b'"');
+    if let [open, inside @ .., close] = out.next(bytes.len() + 2) {
+        *open = b'"';
+        copy(inside, bytes);
+        *close = b'"';
+    }
 }
 
-/// ASCII that JSON takes as it is. The loop has no early exit, so it compiles to vector
-/// instructions.
+/// ASCII that JSON takes as it is. The loops have no early exit, so they compile to vector instructions; the last bytes
+/// are looked at together with some before them.
+#[inline]
 fn is_plain(bytes: &[u8]) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    let plain = blocks.iter().fold(true, |plain, block| plain & all_plain(block));
+    plain
+        & match (
+            bytes.last_chunk::<16>(),
+            rest.last_chunk::<8>(),
+            rest.first_chunk::<8>(),
+        ) {
+            _ if rest.is_empty() => true,
+            (Some(last), ..) => all_plain(last),
+            (_, Some(last), Some(first)) => all_plain(first) & all_plain(last),
+            _ => rest.iter().fold(true, |plain, byte| plain & all_plain(&[*byte])),
+        }
+}
+
+#[inline]
+fn all_plain<const N: usize>(bytes: &[u8; N]) -> bool {
     bytes.iter().fold(true, |plain, &b| {
         plain & (0x20..0x80).contains(&b) & (b != b'"') & (b != b'\\')
     })
@@ -151,7 +164,7 @@ fn is_plain(bytes: &[u8]) -> bool {
 
 /// Kept apart so that the loop over rows stays small.
 #[inline(never)]
-fn escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+fn escaped(out: &mut Text, bytes: &[u8]) {
     // Looking at the whole first is several times faster than going chunk by chunk.
     if std::str::from_utf8(bytes).is_ok() {
         return valid(out, bytes);
@@ -165,16 +178,16 @@ fn escaped(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Valid UTF-8, of which only ASCII needs escapes.
-fn valid(out: &mut Vec<u8>, mut bytes: &[u8]) {
+fn valid(out: &mut Text, mut bytes: &[u8]) {
     while let Some(n) = first_special(bytes) {
-        out.extend_from_slice(&bytes[..n]);
+        out.put(&bytes[..n]);
         match ESCAPE[usize::from(bytes[n])] {
             b'u' => unicode_escape(out, *b"00", bytes[n]),
-            letter => out.extend_from_slice(&[b'\\', letter]),
+            letter => out.put(&[b'\\', letter]),
         }
         bytes = &bytes[n + 1..];
     }
-    out.extend_from_slice(bytes);
+    out.put(bytes);
 }
 
 /// Where the first byte stands that needs an escape. It is often near; looking at whole blocks pays
@@ -196,10 +209,10 @@ fn first_special(bytes: &[u8]) -> Option<usize> {
     Some(near.len() + skip + n)
 }
 
-fn unicode_escape(out: &mut Vec<u8>, [a, b]: [u8; 2], byte: u8) {
+fn unicode_escape(out: &mut Text, [a, b]: [u8; 2], byte: u8) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
-    out.extend_from_slice(&[b'\\', b'u', a, b, high, low]);
+    out.put(&[b'\\', b'u', a, b, high, low]);
 }
 
 /// What follows the backslash for each byte that needs one; `u` stands for the long form.

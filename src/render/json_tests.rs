@@ -191,6 +191,27 @@ fn strings() {
     }
 }
 
+/// Every length and place, because texts are looked at and copied in blocks that overlap.
+#[test]
+fn what_is_special_is_found_anywhere() {
+    for len in 1..70 {
+        let plain = vec![b'p'; len];
+        let quoted = format!("\"{}\"", "p".repeat(len));
+        assert_eq!(one(Value::Text(&plain)), quoted);
+        for at in 0..len {
+            for special in [b'"', b'\\', 0x1f, 0x01, 0xff] {
+                let mut text = plain.clone();
+                text[at] = special;
+                assert_eq!(
+                    python_bytes(&one(Value::Text(&text))),
+                    text,
+                    "{special} at {at} of {len}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn times() {
     assert_eq!(one(Value::UnixTime(0)), r#""1970-01-01T00:00:00Z""#);

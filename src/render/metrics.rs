@@ -3,46 +3,47 @@
 use std::fmt::Write;
 
 use super::json::string;
+use super::text::Text;
 use crate::metrics::{Families, Family, Number, Sample, Type};
 
 /// An object with one member for each family: its type, its help and its samples.
 pub(crate) fn json(families: &Families) -> Vec<u8> {
-    let mut out = vec![b'{'];
+    let mut out = Text::from(b"{");
     for (at, family) in families.0.iter().enumerate() {
         separate(&mut out, at);
         string(&mut out, family.name.as_bytes());
-        out.extend_from_slice(b": {\"type\": ");
+        out.put(b": {\"type\": ");
         string(&mut out, name(family.kind).as_bytes());
-        out.extend_from_slice(b", \"help\": ");
+        out.put(b", \"help\": ");
         string(&mut out, family.help.as_bytes());
-        out.extend_from_slice(b", \"samples\": [");
+        out.put(b", \"samples\": [");
         for (at, sample) in family.samples.iter().enumerate() {
             separate(&mut out, at);
             json_sample(&mut out, sample);
         }
-        out.extend_from_slice(b"]}");
+        out.put(b"]}");
     }
     out.push(b'}');
-    out
+    out.into_vec()
 }
 
-fn json_sample(out: &mut Vec<u8>, sample: &Sample) {
-    out.extend_from_slice(b"{\"labels\": {");
+fn json_sample(out: &mut Text, sample: &Sample) {
+    out.put(b"{\"labels\": {");
     for (at, (label, value)) in sample.labels.iter().enumerate() {
         separate(out, at);
         string(out, label.as_bytes());
-        out.extend_from_slice(b": ");
+        out.put(b": ");
         string(out, value.as_bytes());
     }
-    out.extend_from_slice(b"}, ");
+    out.put(b"}, ");
     match &sample.number {
-        Number::Whole(number) => out.extend_from_slice(format!("\"value\": {number}").as_bytes()),
+        Number::Whole(number) => out.put(format!("\"value\": {number}").as_bytes()),
         Number::Histogram { buckets, sum } => {
             let count = buckets.last().map_or(0, |(_, count)| *count);
-            out.extend_from_slice(format!("\"count\": {count}, \"sum\": {sum}, \"buckets\": {{").as_bytes());
+            out.put(format!("\"count\": {count}, \"sum\": {sum}, \"buckets\": {{").as_bytes());
             for (at, (bound, count)) in buckets.iter().enumerate() {
                 separate(out, at);
-                out.extend_from_slice(format!("\"{}\": {count}", upper(*bound)).as_bytes());
+                out.put(format!("\"{}\": {count}", upper(*bound)).as_bytes());
             }
             out.push(b'}');
         }
@@ -50,9 +51,9 @@ fn json_sample(out: &mut Vec<u8>, sample: &Sample) {
     out.push(b'}');
 }
 
-fn separate(out: &mut Vec<u8>, at: usize) {
+fn separate(out: &mut Text, at: usize) {
     if at > 0 {
-        out.extend_from_slice(b", ");
+        out.put(b", ");
     }
 }
 

@@ -4,6 +4,8 @@
 pub(crate) mod fuzz;
 mod json;
 pub(crate) mod metrics;
+mod number;
+mod text;
 mod time;
 
 pub(crate) use json::{JsonArray, members};

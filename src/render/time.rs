@@ -1,6 +1,8 @@
 //! Dates and times as Go's JSON encoder writes them, which is what dqlitepy's users have been
 //! reading.
 
+use super::text::Text;
+
 /// `YYYY-MM-DDThh:mm:ssZ` in UTC, or nothing for a year that RFC 3339 cannot write.
 pub(super) fn from_unix(seconds: i64) -> Option<[u8; 20]> {
     // 0000-01-01 and 9999-12-31 in seconds.
@@ -118,21 +120,21 @@ impl<'a> Stamp<'a> {
     }
 
     /// Writes it as RFC 3339 with as many digits of the fraction as matter.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.date);
+    pub(super) fn write(&self, out: &mut Text) {
+        out.put(self.date);
         out.push(b'T');
-        out.extend_from_slice(&self.hour);
-        out.extend_from_slice(self.minute_second);
+        out.put(&self.hour);
+        out.put(self.minute_second);
         if self.minute_second.len() == 3 {
-            out.extend_from_slice(b":00");
+            out.put(b":00");
         }
         if !self.fraction.is_empty() {
             out.push(b'.');
-            out.extend_from_slice(self.fraction);
+            out.put(self.fraction);
         }
         match self.offset {
             [] | [_, b'0', b'0', _, b'0', b'0'] => out.push(b'Z'),
-            offset => out.extend_from_slice(offset),
+            offset => out.put(offset),
         }
     }
 }

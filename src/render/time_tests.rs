@@ -1,13 +1,13 @@
-use super::{Stamp, from_unix};
+use super::{Stamp, Text, from_unix};
 
 fn unix(seconds: i64) -> Option<String> {
     from_unix(seconds).map(|text| String::from_utf8(text.to_vec()).unwrap())
 }
 
 fn iso(text: &str) -> Option<String> {
-    let mut out = Vec::new();
+    let mut out = Text::default();
     Stamp::parse(text.as_bytes())?.write(&mut out);
-    Some(String::from_utf8(out).unwrap())
+    Some(String::from_utf8(out.into_vec()).unwrap())
 }
 
 #[test]

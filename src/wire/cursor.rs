@@ -102,7 +102,7 @@ impl<'a> Cursor<'a> {
     /// A text without its NUL; the padding behind the NUL must be there, its content is ignored.
     #[inline]
     pub(super) fn text(&mut self, what: &'static str) -> Result<&'a [u8], Malformed> {
-        let Some(len) = memchr::memchr(0, self.rest) else {
+        let Some(len) = first_nul(self.rest) else {
             return self.malformed(what);
         };
         // The NUL belongs to the padded size, so a text of 8 bytes takes two words.
@@ -122,6 +122,24 @@ impl<'a> Cursor<'a> {
         // The length is at most that of `padded`, which fits the address space.
         Ok(&padded[..len as usize])
     }
+}
+
+/// Where the first NUL stands. Most texts are short and end before a search that is made for long ones has begun.
+#[inline]
+fn first_nul(bytes: &[u8]) -> Option<usize> {
+    const NEAR: usize = 8;
+    const ONES: u64 = u64::MAX / 0xff;
+    let (words, _) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().take(NEAR).enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The high bit of each byte that is zero; above the first such byte a borrow may set others.
+        let nuls = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if nuls != 0 {
+            return Some(at * 8 + nuls.trailing_zeros() as usize / 8);
+        }
+    }
+    let far = bytes.len().min(NEAR * 8);
+    memchr::memchr(0, &bytes[far..]).map(|at| far + at)
 }
 
 /// Starts a message in `out`; [`finish`] must be given the result. [protocol 2]

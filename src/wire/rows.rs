@@ -136,7 +136,7 @@ impl<'a> Rows<'a> {
     }
 
     /// The next value of the row; to be called once per column.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next_value(&mut self) -> Result<Value<'a>, Malformed> {
         if self.column >= self.columns() {
             return Err(self.past_the_last());

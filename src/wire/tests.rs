@@ -359,3 +359,21 @@ fn a_row_may_be_left_early() {
         }
     }
 }
+
+/// Short texts and long ones are searched for their NUL in different ways, and 0x80 and 0x01 are what the quick one could
+/// take for it.
+#[test]
+fn texts_of_every_length() {
+    for len in 0..150 {
+        for byte in [b'a', 0x01, 0x80, 0xff] {
+            let text = vec![byte; len];
+            let mut body = text.clone();
+            body.push(0);
+            body.resize(body.len().next_multiple_of(8), 0x7f); // what stands in the padding does not matter
+            body.extend_from_slice(&[0; 8]);
+            let mut cursor = Cursor::new(&body);
+            assert_eq!(cursor.text("text"), Ok(text.as_slice()));
+            assert_eq!(cursor.rest(), [0; 8]);
+        }
+    }
+}

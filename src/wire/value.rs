@@ -31,7 +31,7 @@ pub(crate) enum Value<'a> {
 
 impl<'a> Value<'a> {
     /// Reads the value that `code` announces.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read(code: u8, from: &mut Cursor<'a>) -> Result<Self, Malformed> {
         Ok(match code {
             INTEGER => Self::Integer(from.u64("integer value")?.cast_signed()),

@@ -1,0 +1,98 @@
+//! A text that grows piece by piece, as rows need it: many pieces, most of them of a few bytes.
+
+/// The bytes up to `len`; what the vector holds behind them is room, so that a piece is written without a look at the
+/// capacity and without a call.
+#[derive(Default)]
+pub(super) struct Text {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+/// So much room is made at a time: what is filled with zeros first should still be in the cache when it is written.
+const STEP: usize = 16 << 10;
+
+/// Past `LONG` bytes a text takes what the allocator has for large buffers, room without copies and in huge pages: the
+/// fourth part of one in small pages costs as much.
+const LONG: usize = 256 << 10;
+const LARGE: usize = 1 << 20;
+
+impl Text {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn from(start: &[u8]) -> Self {
+        let mut text = Self::default();
+        text.put(start);
+        text
+    }
+
+    /// Expects about so many bytes in all.
+    pub(super) fn expect(&mut self, size: usize) {
+        self.bytes.reserve(size);
+    }
+
+    #[inline]
+    pub(super) fn put(&mut self, piece: &[u8]) {
+        copy(self.next(piece.len()), piece);
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, byte: u8) {
+        self.next(1)[0] = byte;
+    }
+
+    /// The next `size` bytes, to be overwritten.
+    #[inline]
+    pub(super) fn next(&mut self, size: usize) -> &mut [u8] {
+        let (start, end) = (self.len, self.len + size);
+        if end > self.bytes.len() {
+            self.make_room(end);
+        }
+        self.len = end;
+        &mut self.bytes[start..end]
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self, end: usize) {
+        if end > self.bytes.capacity() {
+            let size = if end > LONG { end.max(LARGE) } else { end };
+            self.bytes.reserve(size - self.bytes.len());
+        }
+        let room = (end + STEP).min(self.bytes.capacity());
+        self.bytes.resize(room, 0);
+    }
+
+    pub(super) fn first_mut(&mut self) -> Option<&mut u8> {
+        self.bytes[..self.len].first_mut()
+    }
+
+    pub(super) fn into_vec(mut self) -> Vec<u8> {
+        self.bytes.truncate(self.len);
+        self.bytes
+    }
+}
+
+/// `to.copy_from_slice(from)`, without a call for the sizes that most values have.
+#[inline(always)]
+pub(super) fn copy(to: &mut [u8], from: &[u8]) {
+    match from.len() {
+        17.. => to.copy_from_slice(from),
+        8.. => ends::<8>(to, from),
+        4.. => ends::<4>(to, from),
+        2.. => ends::<2>(to, from),
+        1 => to[0] = from[0],
+        0 => {}
+    }
+}
+
+/// The first N and the last N bytes, which overlap where there are fewer than twice as many.
+#[inline(always)]
+fn ends<const N: usize>(to: &mut [u8], from: &[u8]) {
+    if let (Some(start), Some(end)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
+        let at = to.len() - N;
+        to[..N].copy_from_slice(start);
+        to[at..].copy_from_slice(end);
+    }
+}
