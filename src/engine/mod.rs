@@ -117,6 +117,8 @@ pub(crate) struct Status {
     pub(crate) term: u64,
     pub(crate) last_index: u64,
     pub(crate) applied_index: u64,
+    /// Another number when the list of members is another one.
+    pub(crate) configuration: u64,
     /// As the protocol numbers roles; None if the node is no member.
     pub(crate) role: Option<u64>,
     pub(crate) databases: u64,
@@ -268,6 +270,7 @@ impl Engine {
             term: status.term,
             last_index: status.last_index,
             applied_index: status.applied_index,
+            configuration: status.configuration,
             role: u64::try_from(status.role).ok(),
             databases: status.databases,
         })

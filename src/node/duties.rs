@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::client::{self, Connector, Member, Role, Targets, Wake, WakeSlot};
+use crate::engine::Status;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
@@ -173,9 +174,12 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
             // Whoever is connected from outside would wait for an engine that does not answer any more.
             node.close_door();
         } else if duties.joined() {
-            match rival::find(&node) {
-                Some(rival) => node.watch().lose(rival),
-                None => drop(duties.calls.call(|slot| look_after(&node, &mut known, slot))),
+            // Once a second for all of it: each time the engine is asked wakes two threads.
+            if let Ok(status) = node.status() {
+                match rival::find(&node, &status) {
+                    Some(rival) => node.watch().lose(rival),
+                    None => drop(duties.calls.call(|slot| look_after(&node, &status, &mut known, slot))),
+                }
             }
         } else {
             duties.set_joined(duties.calls.call(|slot| join::attempt(&node, slot)));
@@ -193,6 +197,8 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
 #[derive(Default)]
 struct Known {
     members: Vec<Member>,
+    /// By which the engine tells whether they are still the same.
+    configuration: Option<u64>,
     adjusted: Option<Instant>,
     /// The even number of voters that the operator was told of.
     told_of_voters: usize,
@@ -204,14 +210,18 @@ struct Known {
 impl Known {
     /// The members now. A spare is sent no log, and what it knows of the cluster would be of the day when it joined; so it
     /// asks the leader, and tells others who ask it.
-    fn look(&mut self, node: &Arc<Instance>, slot: &Arc<WakeSlot>) -> Result<Vec<Member>> {
-        let is_sent_log = node.status()?.role.is_some_and(|role| role != u64::from(Role::Spare));
+    fn look(&mut self, node: &Arc<Instance>, status: &Status, slot: &Arc<WakeSlot>) -> Result<Vec<Member>> {
+        let is_sent_log = status.role.is_some_and(|role| role != u64::from(Role::Spare));
         if is_sent_log {
             if self.leader.take().is_some() {
                 node.tell(&[])?;
             }
+            if self.configuration == Some(status.configuration) {
+                return Ok(self.members.clone());
+            }
             return node.members();
         }
+        self.configuration = None;
         if self.leader.is_none() {
             let last = files::load_cluster(node.dir());
             node.tell(if last.len() > 1 { &last } else { &[] })?;
@@ -247,10 +257,12 @@ impl Known {
 }
 
 /// Keeps cluster.yaml like the members, for the next start and for go-dqlite, and deals out the roles if this node leads.
-fn look_after(node: &Arc<Instance>, known: &mut Known, slot: &Arc<WakeSlot>) -> Result<()> {
-    let members = known.look(node, slot)?;
+fn look_after(node: &Arc<Instance>, status: &Status, known: &mut Known, slot: &Arc<WakeSlot>) -> Result<()> {
+    let members = known.look(node, status, slot)?;
     let changed = members != known.members;
-    if changed && !members.is_empty() {
+    if !changed {
+        known.configuration = Some(status.configuration);
+    } else if !members.is_empty() {
         let entries: Vec<Entry> = members.iter().map(entry).collect();
         node.watch().learn(&entries);
         if files::store_cluster(node.dir(), &entries).is_ok() {
@@ -261,7 +273,7 @@ fn look_after(node: &Arc<Instance>, known: &mut Known, slot: &Arc<WakeSlot>) -> 
     // Two nodes are what somebody added with his own hands: who votes there is his decision, unless he said it here.
     let targets = node.config().options.targets;
     let enough = known.members.len() > 2 || targets.voters < 3;
-    if (changed || due) && node.status().is_ok_and(|status| status.leads) {
+    if (changed || due) && status.leads {
         known.adjusted = Some(Instant::now());
         if enough {
             adjust_roles(node, targets, slot);

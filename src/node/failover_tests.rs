@@ -238,3 +238,19 @@ fn who_knows_only_a_spare_finds_the_leader_and_hears_of_all_members() {
     // To itself it says what its log says: whether it belongs to a cluster is for others to decide.
     assert_eq!(instance(&cluster.nodes[3].1).members().unwrap(), []);
 }
+
+/// The duties ask for the members only when the engine's number for them is another one.
+#[test]
+fn a_change_of_the_members_is_noticed_by_its_number() {
+    let mut cluster = Cluster::new("configuration");
+    let first = Arc::clone(&instance(&cluster.nodes[0].1));
+    let number = || first.status().unwrap().configuration;
+    let listed = |address: &str| files::load_cluster(first.dir()).iter().any(|it| it.address == address);
+    let third = cluster.nodes[2].0.clone();
+    wait_until("cluster.yaml names all three", || listed(&third));
+
+    let before = number();
+    let added = cluster.add(4, |_| {});
+    wait_until("the number changes", || number() != before);
+    wait_until("cluster.yaml names the fourth", || listed(&added));
+}

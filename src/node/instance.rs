@@ -117,7 +117,8 @@ impl Instance {
         match Self::open(config, me, plan, bound, listener) {
             Ok(instance) => {
                 if plan == Plan::Restart
-                    && let Some(rival) = rival::find(&instance)
+                    && let Ok(status) = instance.status()
+                    && let Some(rival) = rival::find(&instance, &status)
                 {
                     return Err(rival);
                 }

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{Conn, Member, members};
+use crate::engine::Status;
 use crate::error::Error;
 use crate::net::{Address, Stream};
 use crate::node::instance::Instance;
@@ -13,17 +14,16 @@ use crate::node::instance::Instance;
 const LOOK: Duration = Duration::from_millis(300);
 
 /// Why this node must not serve, if it founded its cluster and is still alone in it, while a listed node belongs to another.
-pub(crate) fn find(node: &Instance) -> Option<Error> {
+pub(crate) fn find(node: &Instance, status: &Status) -> Option<Error> {
     let me = &node.me().address;
-    let is_lone = || node.status().is_ok_and(|status| status.lone);
-    if !is_lone() {
+    if !status.lone {
         return None;
     }
     let others = node.config().cluster.iter().filter(|listed| listed.to_string() != *me);
     for other in others {
         let theirs = members_of(other, LOOK);
         // It may have joined this cluster since.
-        if theirs.is_empty() || !is_lone() {
+        if theirs.is_empty() || !node.status().is_ok_and(|status| status.lone) {
             continue;
         }
         let list: Vec<&str> = theirs.iter().map(|member| member.address.as_str()).collect();

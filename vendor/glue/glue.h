@@ -107,6 +107,7 @@ struct glue_status {
 	uint64_t last_index;
 	uint64_t applied_index;
 	unsigned members;
+	uint64_t configuration; /* another number when the list of members is another one: ids, addresses, roles */
 	int role; /* 0 voter, 1 stand-by, 2 spare, -1 no member; as the protocol numbers them */
 	uint64_t databases;
 };

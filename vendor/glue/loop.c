@@ -353,6 +353,26 @@ static void look_for_heir(const struct raft *raft, struct glue_status *status)
 	}
 }
 
+static uint64_t digest(uint64_t so_far, const void *bytes, size_t size)
+{
+	for (const unsigned char *byte = bytes; size > 0; byte++, size--) {
+		so_far = (so_far ^ *byte) * 1099511628211u;
+	}
+	return so_far;
+}
+
+static uint64_t configuration_digest(const struct raft_configuration *configuration)
+{
+	uint64_t all = 14695981039346656037u;
+	for (unsigned i = 0; i < configuration->n; i++) {
+		const struct raft_server *server = &configuration->servers[i];
+		all = digest(all, &server->id, sizeof server->id);
+		all = digest(all, &server->role, sizeof server->role);
+		all = digest(all, server->address, strlen(server->address) + 1);
+	}
+	return all;
+}
+
 static void inspect(struct dqlite_node *engine, struct glue_status *status)
 {
 	struct raft *raft = &engine->raft;
@@ -366,6 +386,7 @@ static void inspect(struct dqlite_node *engine, struct glue_status *status)
 		.last_index = logLastIndex(raft->log),
 		.applied_index = raft->last_applied,
 		.members = raft->configuration.n,
+		.configuration = configuration_digest(&raft->configuration),
 		.blank = is_blank(engine),
 		.lone = raft->configuration.n == 1 && raft->configuration_committed_index == 1 &&
 			raft->configuration_uncommitted_index == 0,
