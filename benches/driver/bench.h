@@ -46,13 +46,16 @@ struct library {
 	int (*node_create_with_cluster)(uint64_t, const char *, const char *, const char *, handle *);
 	int (*client_create)(const char *, handle *);
 	int (*client_remove)(handle, uint64_t);
+	int (*client_cluster)(handle, char **);
 	int (*client_close)(handle);
-	/* Not every subject has sessions; NULL then. */
+	/* Not every subject has sessions and limits; NULL then. */
 	int (*session_open_addresses)(const char *, const char *, handle *);
 	int (*session_query)(handle, const char *, int64_t, handle *);
 	int (*rows_step)(handle);
 	int (*rows_close)(handle);
 	int (*session_close)(handle);
+	int (*node_set_start_timeout)(handle, unsigned);
+	int (*node_set_stop_timeout)(handle, unsigned);
 };
 
 void library_load(struct library *library, const char *path);

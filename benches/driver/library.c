@@ -39,12 +39,15 @@ void library_load(struct library *library, const char *path)
 	FIND(node_create_with_cluster, true);
 	FIND(client_create, true);
 	FIND(client_remove, true);
+	FIND(client_cluster, true);
 	FIND(client_close, true);
 	FIND(session_open_addresses, false);
 	FIND(session_query, false);
 	FIND(rows_step, false);
 	FIND(rows_close, false);
 	FIND(session_close, false);
+	FIND(node_set_start_timeout, false);
+	FIND(node_set_stop_timeout, false);
 #undef FIND
 }
 
