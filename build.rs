@@ -40,6 +40,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("sqlite3_stmt_readonly", "glue_stmt_readonly"),
             ("sqlite3_progress_handler", "glue_progress_handler"),
             ("sqlite3_close_v2", "glue_close_v2"),
+            ("VfsAbort", "glue_vfs_abort"),
             ("raft_apply", "glue_apply"),
             ("raft_barrier", "glue_barrier"),
         ],
@@ -237,6 +238,14 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "if (transaction.n_pages == 0) { extern bool glue_waits_for_proof(struct exec *); \
          if (glue_waits_for_proof(req)) { suspend; }",
     ),
+    // When a deletion may be: vendor/glue/deletion.c.
+    (
+        "src/vfs.c",
+        "deletion",
+        "tracef(\"[%s] forged delete transaction\", f->database->name);\n\t\tvfsForgeDeleteTransaction(f);",
+        "extern bool glue_deletion_is_committed(void); \
+         if (glue_deletion_is_committed()) { vfsForgeDeleteTransaction(f); }",
+    ),
     // To ask for the deletion twice in one transaction was an assertion.
     (
         "src/vfs.c",
@@ -255,15 +264,16 @@ const LINES: &[(&str, &str, &str, &str)] = &[
 
 /// Cures that are no replaced function. `vendor/glue` sees them as `CURE_<NAME>`, 1 or 0.
 const CURES_IN_C: &[&str] = &[
+    "adopted",
     "assertions",
     "bind",
+    "checkpoints",
     "discard",
     "early",
     "ended",
     "errors",
     "falling",
     "lease",
-    "rolled_back",
     "signals",
     "stop",
     "tail",

@@ -3,6 +3,8 @@
 import resource
 from pathlib import Path
 
+import pytest
+
 import support
 import wire
 from wire import Wire
@@ -38,14 +40,27 @@ def insert_with_little_memory(client, pid, room):
         resource.prlimit(pid, resource.RLIMIT_AS, before)
 
 
-def test_an_answer_without_memory(tmp_path, address):
+def commit(client):
+    """What failed may have ended the transaction, as a want of memory does."""
+    try:
+        client.execute("COMMIT")
+    except wire.Failure as failure:
+        assert "no transaction is active" in failure.text
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_an_answer_without_memory(tmp_path, address, in_transaction):
     process = support.python(NODE, address, tmp_path / "node")
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     done = []
     for room in range(SIZE, 12 * SIZE, SIZE // 2):
         with Wire(address) as client:
             client.open()
+            if in_transaction:
+                client.execute("BEGIN")
             done.append(insert_with_little_memory(client, process.pid, room))
+            if in_transaction:
+                commit(client)
             client.execute("DELETE FROM t") if done[-1] else client.execute("INSERT INTO t VALUES (1)")
             client.execute("DELETE FROM t WHERE b = 1")
             assert client.query("SELECT b FROM t") < SIZE, "what was called failed is there"

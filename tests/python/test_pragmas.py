@@ -27,7 +27,7 @@ def analysed(node):
     return node.query("SELECT count(*) AS n FROM sqlite_schema WHERE name = 'sqlite_stat1'") == [{"n": 1}]
 
 
-@pytest.mark.parametrize("sql", ["PRAGMA optimize", ANALYSE, " ;/* a */ pragma -- b\n main . [OPTIMIZE] = 0x10002", 'PRAGMA"optimize"(0x10002)'])
+@pytest.mark.parametrize("sql", ["PRAGMA optimize", ANALYSE, " ;/* a */ pragma -- b\n main . [OPTIMIZE] = 0x10002", 'PRAGMA"optimize"(0x10002)', "\ufeffPRAGMA optimize(0x10002)", " \x0bPRAGMA \ufeffoptimize(0x10002)"])
 def test_optimize_writes(filled, sql):
     filled.query("SELECT * FROM t WHERE b = 3")  # so that it finds something to do without being told
     filled.exec(sql)
@@ -64,11 +64,67 @@ def test_optimize_hidden_in_a_select(filled):
     assert filled.query("SELECT cid FROM pragma_table_info('t')") == [{"cid": n} for n in range(3)]
 
 
+def test_optimize_as_a_function(filled):
+    """That of FTS3 writes as well, inside of a SELECT; its statement does the same."""
+    filled.exec("CREATE VIRTUAL TABLE f USING fts4(x)")
+    for n in range(5):
+        filled.exec(f"INSERT INTO f VALUES ('hello {n}')")
+    filled.exec("CREATE VIEW v AS SELECT optimize(f) FROM f")
+    for sql in ["SELECT optimize(f) FROM f LIMIT 1", "SELECT * FROM v LIMIT 1"]:
+        with pytest.raises(Exception, match="not authorized"):
+            filled.query(sql)
+    filled.exec("INSERT INTO f(f) VALUES ('optimize')")
+    assert filled.query("SELECT count(*) AS n FROM f WHERE x MATCH 'hello'") == [{"n": 5}]
+
+
+@pytest.mark.parametrize("name", ["'te' || 'st.db'", "'file:{}?' || 'vfs=unix'", "lower('X.DB')", "?"])
+def test_attach_of_what_is_computed(filled, tmp_path, name):
+    there = tmp_path / "escaped.db"
+    with pytest.raises(Exception, match="not authorized"):
+        filled.exec(f"ATTACH {name.format(there)} AS o")
+    filled.exec("ATTACH '' AS o")
+    filled.exec("CREATE TABLE o.t (a)")
+    filled.exec("DETACH o")
+    assert not there.exists()
+
+
 @pytest.mark.parametrize("between", [[], ["PRAGMA delete_database"], ["SAVEPOINT s", "ROLLBACK TO s"]])
 def test_a_deletion_that_is_rolled_back(filled, between):
     for sql in ["BEGIN IMMEDIATE", "PRAGMA delete_database", *between, "ROLLBACK"]:
         filled.exec(sql)
     assert count(filled, "a <= 5000") == 5000
+
+
+@pytest.mark.parametrize("statements", [
+    ["SAVEPOINT s", "PRAGMA delete_database", "ROLLBACK TO s"],
+    ["EXPLAIN PRAGMA delete_database"],
+    ["PRAGMA delete_database", "SELECT 1"],
+    ["SELECT 1; PRAGMA delete_database"],
+])
+def test_a_deletion_that_was_not_the_last_statement(filled, statements):
+    """It deletes only as the one statement before the COMMIT; to compile it is not to run it."""
+    with Wire(filled.address) as w:
+        w.open()
+        w.execute("BEGIN IMMEDIATE")
+        for sql in statements:
+            try:
+                w.query(sql) if "SELECT" in sql else w.execute(sql)
+            except wire.Failure:
+                assert ";" in sql
+        w.call(wire.PREPARE, word(0) + text("PRAGMA delete_database"), wire.STMT)
+        w.execute("COMMIT")
+    assert count(filled, "a <= 5000") == 5000
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "end transaction", "/* now */ Commit;"])
+def test_a_deletion(node, end):
+    node.exec("CREATE TABLE t (a)")
+    for sql in ["BEGIN IMMEDIATE", "PRAGMA delete_database", end]:
+        node.exec(sql)
+    with pytest.raises(Exception, match="no such table"):
+        node.query("SELECT * FROM t")
+    node.exec("CREATE TABLE t (a)")
+    assert node.query("SELECT * FROM t") == []
 
 
 def test_a_deletion_whose_client_vanishes(filled):

@@ -24,9 +24,11 @@ int glue_step_to_end(sqlite3_stmt *stmt);
 int glue_step_to_end(sqlite3_stmt *stmt)
 {
 	int rv;
+	glue_deletion_step_begins(stmt);
 	do {
 		rv = sqlite3_step(stmt);
 	} while (rv == SQLITE_ROW);
+	glue_deletion_step_ended();
 	return rv;
 }
 
@@ -98,15 +100,6 @@ static void correct_tail(struct exec *exec)
 	}
 }
 
-/* A write that failed with rows left is committed when it is reset, so this is done before what it wrote is taken back. */
-static void take_back(struct gateway *gateway, struct exec *exec)
-{
-	if (exec->stmt != NULL && sqlite3_stmt_busy(exec->stmt)) {
-		sqlite3_reset(exec->stmt);
-	}
-	glue_take_back(gateway->leader->conn);
-}
-
 static void executed(struct exec *exec)
 {
 	struct gateway *gateway = exec->data;
@@ -115,8 +108,13 @@ static void executed(struct exec *exec)
 		correct_tail(exec);
 	}
 	if (exec->status != RAFT_OK && CURE_UNSENT) {
-		take_back(gateway, exec);
+		glue_failed(gateway->leader, exec->stmt);
 	}
+	if (CURE_ADOPTED) {
+		glue_adopt_writer(gateway->leader);
+	}
+	bool ran = exec->status == RAFT_OK && type != DQLITE_REQUEST_PREPARE;
+	glue_deletion_executed(gateway->leader->conn, exec->stmt, ran);
 	atomic_load(&engine_done[type])(exec);
 }
 
@@ -129,6 +127,7 @@ static void failed(struct exec *exec)
 		return;
 	}
 	exec->status = RAFT_ERROR;
+	glue_deletion_executed(gateway->leader->conn, exec->stmt, false);
 	atomic_load(&engine_done[gateway->req->type])(exec);
 }
 

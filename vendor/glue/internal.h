@@ -180,15 +180,27 @@ bool glue_has_ended(struct sqlite3 *conn);
 
 /* Gives up what the connection has committed and the engine has not fetched (unsent.c). */
 void glue_take_back(struct sqlite3 *conn);
-/* The same, whenever it rolls back. */
-void glue_watch_rollbacks(struct sqlite3 *conn);
-/* Rolls back what is open on a connection that is about to be closed. */
-void glue_end_transaction(struct sqlite3 *conn);
-
-/* PRAGMA optimize may write, whatever SQLite says (pragmas.c). */
+/* The same behind a statement that failed, whatever state it is in. */
+struct leader;
 struct sqlite3_stmt;
+void glue_failed(struct leader *leader, struct sqlite3_stmt *stmt);
+/* The database works for this connection's transaction from now on; false if it works for another one's. */
+bool glue_adopt(struct leader *leader);
+void glue_adopt_writer(struct leader *leader);
+
+/* What statements are, whatever SQLite says of them (pragmas.c). */
+bool glue_begins_with(struct sqlite3_stmt *stmt, const char *word);
+bool glue_is_pragma(struct sqlite3_stmt *stmt, const char *pragma);
 bool glue_optimizes(struct sqlite3_stmt *stmt);
 int glue_stmt_readonly(struct sqlite3_stmt *stmt);
+
+/* A statement of the connection has been executed; one is run on this thread (deletion.c). */
+void glue_deletion_executed(struct sqlite3 *conn, struct sqlite3_stmt *stmt, bool well);
+void glue_deletion_step_begins(struct sqlite3_stmt *stmt);
+void glue_deletion_step_ended(void);
+void glue_deletion_forget(struct sqlite3 *conn);
+/* Whether the connection's last statement asked for it; NULL if the connection is not known. */
+bool *glue_wish_of(struct sqlite3 *conn);
 
 /* Compiled statements of a connection that wait to be used again (kept.c); of the loop's thread. */
 enum { GLUE_KEPT = 16 };
@@ -247,7 +259,6 @@ struct exec;
 void glue_exec_resume(struct exec *exec);
 
 /* leader_exec, with statements that proved quick run at once. */
-struct leader;
 void glue_exec_quick(struct leader *leader, struct exec *exec, void (*work)(struct exec *), void (*done)(struct exec *));
 
 bool glue_is_lost(struct glue_node *node);

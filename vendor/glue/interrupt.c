@@ -31,6 +31,7 @@ struct glue_entry {
 	bool overrun;
 	struct glue_kept kept;
 	struct glue_bounds bounds;
+	bool deletes; /* deletion.c */
 	struct glue_entry *next;
 };
 
@@ -107,7 +108,13 @@ int glue_open_v2(const char *name, sqlite3 **conn, int flags, const char *vfs)
 	*bucket_of(*conn) = entry;
 	pthread_mutex_unlock(&mutex);
 	sqlite3_progress_handler(*conn, STEPS_BETWEEN_LOOKS, look, entry);
-	glue_watch_rollbacks(*conn);
+	if (CURE_CHECKPOINTS) {
+		/*
+		 * The engine says so, too, but from within the opening, and SQLite turns it on again behind that. It would
+		 * then copy what was committed to the database before it is replicated, and that cannot be taken back.
+		 */
+		sqlite3_wal_autocheckpoint(*conn, 0);
+	}
 	return SQLITE_OK;
 }
 
@@ -171,8 +178,17 @@ struct glue_bounds *glue_bounds_of(sqlite3 *conn)
 	return &entry->bounds;
 }
 
+bool *glue_wish_of(sqlite3 *conn)
+{
+	pthread_mutex_lock(&mutex);
+	struct glue_entry *entry = *find(conn);
+	pthread_mutex_unlock(&mutex);
+	return entry != NULL ? &entry->deletes : NULL;
+}
+
 static void forget(sqlite3 *conn)
 {
+	glue_deletion_forget(conn);
 	pthread_mutex_lock(&mutex);
 	struct glue_entry **link = find(conn);
 	struct glue_entry *entry = *link;
@@ -181,7 +197,6 @@ static void forget(sqlite3 *conn)
 	}
 	pthread_mutex_unlock(&mutex);
 	sqlite3_progress_handler(conn, 0, NULL, NULL);
-	glue_end_transaction(conn);
 	if (entry != NULL) {
 		glue_kept_clear(&entry->kept);
 		glue_bounds_clear(&entry->bounds);

@@ -124,8 +124,12 @@ int glue_apply(struct raft *raft, struct raft_apply *req, const struct raft_buff
 {
 	raft_index before = logLastIndex(raft->log);
 	uint64_t began = now_ms();
+	struct exec *exec = (struct exec *)((char *)req - offsetof(struct exec, apply));
 	if (falling) {
 		return RAFT_NOTLEADER;
+	}
+	if (CURE_ADOPTED && !glue_adopt(exec->leader)) {
+		return RAFT_BUSY;
 	}
 	req->data = (void *)cb;
 	int rv = raft_apply(raft, req, bufs, n, apply_ended);

@@ -15,6 +15,8 @@
 #include "lib/buffer.h"
 #include "protocol.h"
 
+#include "internal.h"
+
 enum { PART = 64 << 10 };
 
 /* What a column's declared type makes of the values that fit it. SQLite has no more columns than MAX_COLUMNS. */
@@ -144,8 +146,10 @@ int glue_query_batch(sqlite3_stmt *stmt, struct buffer *buffer)
 {
 	unsigned char declared[MAX_COLUMNS];
 	size_t start = buffer__offset(buffer);
+	glue_deletion_step_begins(stmt);
 	/* First of all: if the schema has changed, the statement has other columns afterwards. */
 	int rv = sqlite3_step(stmt);
+	glue_deletion_step_ended();
 	if (rv != SQLITE_ROW && rv != SQLITE_DONE) {
 		return rv;
 	}

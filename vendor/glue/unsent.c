@@ -1,16 +1,39 @@
 /*
- * What a connection has committed and the engine sends to nobody. The connection keeps the write lock for it, and its next
- * write is an assertion; where it was closed meanwhile, the database takes no write any more.
+ * Stand in for VfsAbort in leader.c: what a connection has committed and the engine sends to nobody. The connection keeps the
+ * write lock for it, and its next write is an assertion; where it was closed meanwhile, the database takes no write any more.
  *
- * The engine fetches what was committed only after a statement that succeeded. So it is taken back here, as what a leader
- * could not replicate is: behind statements that failed, and when a transaction is rolled back, because PRAGMA
- * delete_database writes its page whenever the transaction ends, be it by COMMIT or not.
+ * The engine fetches what was committed only after a statement that succeeded. So behind statements that failed it is taken
+ * back here, as what a leader could not replicate is.
  */
 #include <sqlite3.h>
 
+#include "conn.h"
+#include "gateway.h"
+#include "leader.h"
 #include "vfs.h"
 
 #include "internal.h"
+
+/*
+ * The connection knows the schema by a number that grows by one. It has seen the next one, which somebody else's change will
+ * have as well, and would then believe that it knows that, too.
+ */
+static void forget_schema(sqlite3 *conn)
+{
+	int code = sqlite3_extended_errcode(conn);
+	char *message = code != SQLITE_OK ? sqlite3_mprintf("%s", sqlite3_errmsg(conn)) : NULL;
+	sqlite3_exec(conn, "PRAGMA writable_schema = RESET", NULL, NULL, NULL);
+	sqlite3_set_errmsg(conn, code, message);
+	sqlite3_free(message);
+}
+
+int glue_vfs_abort(sqlite3 *conn);
+int glue_vfs_abort(sqlite3 *conn)
+{
+	int rv = VfsAbort(conn);
+	forget_schema(conn);
+	return rv;
+}
 
 void glue_take_back(sqlite3 *conn)
 {
@@ -23,26 +46,42 @@ void glue_take_back(sqlite3 *conn)
 	}
 	sqlite3_free(transaction.pages);
 	sqlite3_free(transaction.page_numbers);
-	VfsAbort(conn);
+	glue_vfs_abort(conn);
 }
 
-static void rolled_back(void *conn)
+/*
+ * A statement that failed with rows left has done its work: to reset it commits that, or makes it a part of the open
+ * transaction, which then ends as SQLite ends one for want of memory.
+ */
+void glue_failed(struct leader *leader, sqlite3_stmt *stmt)
 {
-	glue_take_back(conn);
-}
-
-void glue_watch_rollbacks(sqlite3 *conn)
-{
-	if (CURE_ROLLED_BACK) {
-		sqlite3_rollback_hook(conn, rolled_back, conn);
+	if (stmt != NULL && sqlite3_stmt_busy(stmt)) {
+		bool wrote = !sqlite3_stmt_readonly(stmt);
+		sqlite3_reset(stmt);
+		if (wrote && !sqlite3_get_autocommit(leader->conn)) {
+			sqlite3_exec(leader->conn, "ROLLBACK", NULL, NULL, NULL);
+		}
 	}
+	glue_take_back(leader->conn);
 }
 
-/* To close it rolls back, too, but then it answers no questions any more. */
-void glue_end_transaction(sqlite3 *conn)
+/*
+ * A net for statements that SQLite calls read-only and that write (pragmas.c knows some): what they wrote is applied by the
+ * connection that holds the lock only if that is the one that the database works for.
+ */
+bool glue_adopt(struct leader *leader)
 {
-	if (CURE_ROLLED_BACK && !sqlite3_get_autocommit(conn)) {
-		sqlite3_exec(conn, "ROLLBACK", NULL, NULL, NULL);
-		sqlite3_rollback_hook(conn, NULL, NULL);
+	struct db *db = leader->db;
+	if (db->active_leader == NULL) {
+		db->active_leader = leader;
+	}
+	return db->active_leader == leader;
+}
+
+/* The same for one that has left a transaction open. */
+void glue_adopt_writer(struct leader *leader)
+{
+	if (sqlite3_txn_state(leader->conn, NULL) == SQLITE_TXN_WRITE && !glue_adopt(leader)) {
+		sqlite3_exec(leader->conn, "ROLLBACK", NULL, NULL, NULL);
 	}
 }
