@@ -16,11 +16,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "internal.h"
 
 /* A thousand steps take some ten microseconds, a look at the socket one. */
 enum { BUCKETS = 1024, STEPS_BETWEEN_LOOKS = 1000, LOOKS_PER_CLIENT_LOOK = 256 };
+/*
+ * With a budget it looks more often, and at the clock: a step may copy a row of any size. The clock alone says little on a
+ * busy machine; what it finds too long has to be so by the processor's time, too.
+ */
+enum { STEPS_BETWEEN_SHORT_LOOKS = 100, LONG_NS = 1000 * 1000 };
 
 struct glue_entry {
 	sqlite3 *conn;
@@ -29,6 +35,8 @@ struct glue_entry {
 	unsigned looks;	   /* of the thread that runs the step */
 	unsigned budget;   /* looks until it is given up; 0: never */
 	bool overrun;
+	uint64_t began_ns;
+	uint64_t processor_ns; /* what the thread had used when the clock said too long first; 0: it has not */
 	struct glue_kept kept;
 	struct glue_bounds bounds;
 	bool deletes; /* deletion.c */
@@ -72,9 +80,30 @@ bool glue_has_ended(sqlite3 *conn)
 	return stmt == NULL;
 }
 
+static uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec t;
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static bool takes_long(struct glue_entry *entry)
+{
+	uint64_t now = clock_ns(CLOCK_MONOTONIC);
+	if (now - entry->began_ns < LONG_NS) {
+		return false;
+	}
+	uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+	if (entry->processor_ns != 0) {
+		return used - entry->processor_ns >= LONG_NS;
+	}
+	entry->processor_ns = used;
+	return false;
+}
+
 static bool is_to_stop(struct glue_entry *entry)
 {
-	if (entry->budget > 0 && --entry->budget == 0) {
+	if (entry->budget > 0 && (--entry->budget == 0 || takes_long(entry))) {
 		entry->overrun = true;
 		return true;
 	}
@@ -149,6 +178,11 @@ struct glue_entry *glue_budget_begin(sqlite3 *conn, unsigned looks)
 	if (entry != NULL) {
 		entry->budget = looks;
 		entry->overrun = false;
+		if (looks > 0) {
+			entry->began_ns = clock_ns(CLOCK_MONOTONIC);
+			entry->processor_ns = 0;
+			sqlite3_progress_handler(conn, STEPS_BETWEEN_SHORT_LOOKS, look, entry);
+		}
 	}
 	return entry;
 }
@@ -157,6 +191,7 @@ bool glue_budget_end(struct glue_entry *entry)
 {
 	if (entry != NULL) {
 		entry->budget = 0;
+		sqlite3_progress_handler(entry->conn, STEPS_BETWEEN_LOOKS, look, entry);
 	}
 	return entry != NULL && entry->overrun;
 }

@@ -3,11 +3,13 @@
  * its end takes two wake-ups, several times what `SELECT 1` or an INSERT costs itself.
  *
  * The loop must not stand still, so this is only for statements whose like has proved quick on the pool, and it is given up
- * when the statement turns out to be long: after BUDGET looks of the progress handler, or at the first value larger than
- * LARGEST, for single instructions of SQLite can take long only over large values. Then it is interrupted before anything
+ * when the statement turns out to be long: after BUDGET looks of the progress handler, by the clock (interrupt.c), or at the
+ * first value larger than LARGEST, for single instructions of SQLite can take long only over large values and rows, or where
+ * they work on a whole table, and such statements never run here. Then it is interrupted before anything
  * of it was sent, its effects are taken back, and it starts anew on the pool. Where SQLite would not take back just the
  * statement, but the transaction around it, it runs here only if it cannot turn out to be long (bounded.c).
  */
+
 #include <sqlite3.h>
 #include <string.h>
 
@@ -20,7 +22,7 @@
 
 #include "internal.h"
 
-enum { BUDGET = 16, LARGEST = 1 << 20, LARGEST_INSIDE = 1 << 16 };
+enum { BUDGET = 160, LARGEST = 1 << 20, LARGEST_INSIDE = 1 << 16 };
 /* What a statement may take on the pool to be run here from then on: about what handing it over costs the loop. */
 enum { QUICK_NS = 40 * 1000 };
 /* What one may take here without having to prove itself anew. The machine may have been busy, so once is enough. */
@@ -86,13 +88,25 @@ static void given_up(struct glue_past *past)
 	past->probation = 1u << past->failures;
 }
 
+/* DELETE of all rows is a single instruction, as are many PRAGMAs and what changes the schema. */
+static bool is_one_step(sqlite3_stmt *stmt)
+{
+	static const char *const known[] = { "SELECT", "INSERT", "UPDATE", "REPLACE", "WITH", "VALUES" };
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+		if (glue_begins_with(stmt, known[i])) {
+			return false;
+		}
+	}
+	return !(glue_begins_with(stmt, "DELETE") && strcasestr(sqlite3_sql(stmt), "WHERE") != NULL);
+}
+
 /*
  * An error in the middle takes back a statement alone only if that does not write, or is its own transaction. A write
  * with rows that do not fit would have to be reset without an error, and that commits it.
  */
 static bool can_be_taken_back(sqlite3 *conn, sqlite3_stmt *stmt, bool is_query)
 {
-	if (glue_optimizes(stmt)) {
+	if (is_one_step(stmt)) {
 		return false;
 	}
 	if (sqlite3_stmt_readonly(stmt) && sqlite3_column_count(stmt) > 0) {
