@@ -55,7 +55,8 @@ void glue_take_back(sqlite3 *conn)
  */
 void glue_failed(struct leader *leader, sqlite3_stmt *stmt)
 {
-	if (stmt != NULL && sqlite3_stmt_busy(stmt)) {
+	/* One that found the database locked waits at its beginning, and may be tried again. */
+	if (stmt != NULL && sqlite3_stmt_busy(stmt) && sqlite3_errcode(leader->conn) == SQLITE_ROW) {
 		bool wrote = !sqlite3_stmt_readonly(stmt);
 		sqlite3_reset(stmt);
 		if (wrote && !sqlite3_get_autocommit(leader->conn)) {
