@@ -127,6 +127,19 @@ def test_a_deletion(node, end):
     assert node.query("SELECT * FROM t") == []
 
 
+def test_a_deletion_by_prepared_statements(node):
+    node.exec("CREATE TABLE t (a)")
+    with Wire(node.address) as w:
+        w.open()
+        w.execute("BEGIN IMMEDIATE")
+        w.execute("PRAGMA delete_database; -- this is all")
+        w.call(wire.PREPARE, word(0) + text("COMMIT"), wire.STMT)
+        w.call(wire.EXEC, word(0), wire.RESULT)
+    with pytest.raises(Exception, match="no such table"):
+        node.query("SELECT * FROM t")
+    node.exec("CREATE TABLE t (a)")
+
+
 def test_a_deletion_whose_client_vanishes(filled):
     with Wire(filled.address) as w:
         w.open()

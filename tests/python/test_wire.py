@@ -328,6 +328,13 @@ def test_what_a_failed_statement_keeps(node):
                     w.call(kind, word(0) + text(sql.format(turn)), None)
                 expected |= kept
                 check_alive(node)
+        # A write that fills the log: it is carried into the database between the failure and the answer.
+        large = "WITH RECURSIVE s (n) AS (SELECT 1000 UNION ALL SELECT n + 2 FROM s WHERE n < 5000) INSERT OR FAIL INTO large"
+        w.execute("CREATE TABLE large (k INTEGER PRIMARY KEY, b)")
+        w.execute("INSERT INTO large VALUES (4000, 0)")
+        with pytest.raises(wire.Failure, match="UNIQUE constraint failed: large.k"):
+            w.execute(f"{large} SELECT n, zeroblob(4000) FROM s")
+        assert node.query("SELECT count(*) AS n FROM large") == [{"n": 1501}]
         statement = w.call(wire.PREPARE, word(0) + text(statements[0].format(9)), wire.STMT)[:8]
         with pytest.raises(wire.Failure, match="UNIQUE constraint failed: kept.k"):
             w.call(wire.EXEC, statement, wire.RESULT)

@@ -154,7 +154,11 @@ int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction)
 		let_go(conn);
 	}
 	last.applied = last.conn == conn && !deleted;
-	return VfsApply(conn, transaction);
+	/* What INSERT OR FAIL keeps is applied behind its failure, and may bring a checkpoint. */
+	struct glue_error error = glue_error_keep(conn);
+	int rv = VfsApply(conn, transaction);
+	glue_error_restore(conn, &error);
+	return rv;
 }
 
 /* What the connection knows of the database is worth nothing afterwards: it is not kept. */

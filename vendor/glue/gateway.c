@@ -110,11 +110,14 @@ static void executed(struct exec *exec)
 	if (exec->status != RAFT_OK && CURE_UNSENT) {
 		glue_failed(gateway->leader, exec->stmt);
 	}
-	if (CURE_ADOPTED) {
-		glue_adopt_writer(gateway->leader);
+	if (CURE_ADOPTED && !glue_adopt_writer(gateway->leader)) {
+		exec->status = RAFT_BUSY;
 	}
-	bool ran = exec->status == RAFT_OK && type != DQLITE_REQUEST_PREPARE;
-	glue_deletion_executed(gateway->leader->conn, exec->stmt, ran);
+	bool well = exec->status == RAFT_OK;
+	/* Neither what is only compiled nor what is left behind a semicolon is run. */
+	if (!well || (exec->stmt != NULL && type != DQLITE_REQUEST_PREPARE)) {
+		glue_deletion_executed(gateway->leader->conn, exec->stmt, well);
+	}
 	atomic_load(&engine_done[type])(exec);
 }
 

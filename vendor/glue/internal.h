@@ -103,6 +103,8 @@ const struct raft_configuration *glue_told_of(struct raft *raft);
 bool glue_is_falling(void);
 /* What was read just now is true without asking the others. */
 bool glue_lease_covers(struct raft *raft);
+/* Statements that run from now on need a proof of their own. */
+void glue_proof_is_past(void);
 /* What a statement's step gave may go out: it does not depend on what this node takes for committed, or is covered. */
 struct exec;
 bool glue_holds(struct exec *exec, int rv);
@@ -178,6 +180,14 @@ bool glue_budget_end(struct glue_entry *entry);
 /* No statement of the connection is in the middle of its run. */
 bool glue_has_ended(struct sqlite3 *conn);
 
+/* What a statement failed with, for its client, while something else is done with the connection. */
+struct glue_error {
+	int code;
+	char *message; /* NULL: it did not fail */
+};
+struct glue_error glue_error_keep(struct sqlite3 *conn);
+void glue_error_restore(struct sqlite3 *conn, struct glue_error *error);
+
 /* Gives up what the connection has committed and the engine has not fetched (unsent.c). */
 void glue_take_back(struct sqlite3 *conn);
 /* The same behind a statement that failed, whatever state it is in. */
@@ -186,7 +196,7 @@ struct sqlite3_stmt;
 void glue_failed(struct leader *leader, struct sqlite3_stmt *stmt);
 /* The database works for this connection's transaction from now on; false if it works for another one's. */
 bool glue_adopt(struct leader *leader);
-void glue_adopt_writer(struct leader *leader);
+bool glue_adopt_writer(struct leader *leader);
 
 /* What statements are, whatever SQLite says of them (pragmas.c). */
 bool glue_begins_with(struct sqlite3_stmt *stmt, const char *word);

@@ -201,6 +201,32 @@ static void not_proven_ended(struct raft_barrier *req, int status)
 	barrier_ended(req, status == 0 ? 0 : RAFT_NOTLEADER);
 }
 
+/* The barrier that has just ended well and is younger than what waits for it: no other proof is needed. */
+static __thread struct raft_barrier *proof;
+
+static void proof_ended(struct raft_barrier *req, int status)
+{
+	proof = status == 0 ? req : NULL;
+	not_proven_ended(req, status);
+	proof = NULL;
+}
+
+void glue_proof_is_past(void)
+{
+	proof = NULL;
+}
+
+/* One that was on its way before is no proof for what was seen since; `cb` has to ask again. */
+static int ask_for_proof(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb)
+{
+	raft_index before = logLastIndex(raft->log);
+	int rv = barrier(raft, req, cb, not_proven_ended);
+	if (rv == 0 && logLastIndex(raft->log) > before) {
+		req->cb = proof_ended;
+	}
+	return rv;
+}
+
 /*
  * A text that does not compile, and may be right to who leads now. RAFT_ERROR: it is wrong; 0: wait for `cb`, and compile it
  * again then, when more may have been applied. Called from leader.c.
@@ -208,7 +234,7 @@ static void not_proven_ended(struct raft_barrier *req, int status)
 int glue_prove_error(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb);
 int glue_prove_error(struct raft *raft, struct raft_barrier *req, raft_barrier_cb cb)
 {
-	return glue_lease_covers(raft) ? RAFT_ERROR : barrier(raft, req, cb, not_proven_ended);
+	return req == proof || glue_lease_covers(raft) ? RAFT_ERROR : ask_for_proof(raft, req, cb);
 }
 
 bool glue_is_query(const struct handle *req)
@@ -225,17 +251,21 @@ static void nothing_proven(struct raft_barrier *barrier, int status)
 
 /*
  * A statement that could write has ended, and there is nothing to replicate: there was nothing to change, or it is a part of
- * a transaction. Called from leader.c, again after the wait if it is true.
+ * a transaction. Called from leader.c, and again after the wait if it is true.
  */
 bool glue_waits_for_proof(struct exec *exec);
 bool glue_waits_for_proof(struct exec *exec)
 {
 	struct raft *raft = exec->leader->raft;
-	bool changed = sqlite3_stmt_readonly(exec->stmt) || sqlite3_changes(exec->leader->conn) > 0;
-	if (changed || glue_lease_covers(raft)) {
+	sqlite3 *conn = exec->leader->conn;
+	const struct handle *req = ((struct gateway *)exec->data)->req;
+	/* Its transaction's own entry will be the proof. */
+	bool later = !sqlite3_get_autocommit(conn) && sqlite3_changes(conn) > 0;
+	bool needed = !sqlite3_stmt_readonly(exec->stmt) && !later && !req->cancellation_requested;
+	if (!needed || &exec->barrier == proof || glue_lease_covers(raft)) {
 		return false;
 	}
-	int rv = barrier(raft, &exec->barrier, nothing_proven, not_proven_ended);
+	int rv = ask_for_proof(raft, &exec->barrier, nothing_proven);
 	leader_exec_result(exec, rv);
 	return rv == 0;
 }

@@ -157,7 +157,11 @@ static void stand_for_election(uv_timer_t *timer)
 		electionStart(raft);
 	}
 	unsigned first = FIRST_PAUSE_MS + TURN_MS * turn_of(raft, loop->lost_leader);
-	uv_timer_start(timer, stand_for_election, writing ? first : NEXT_PAUSE_MS + random_below(raft, NEXT_SPREAD_MS), 0);
+	/* A new try makes the votes for the one before worthless, and those may take longer to come than it was thought. */
+	uint64_t next = (raft->io->time(raft->io) - loop->lost_at) / 3;
+	next = next > raft->election_timeout ? raft->election_timeout : next < NEXT_PAUSE_MS ? NEXT_PAUSE_MS : next;
+	next += random_below(raft, next < NEXT_SPREAD_MS ? NEXT_SPREAD_MS : (unsigned)next);
+	uv_timer_start(timer, stand_for_election, writing ? first : next, 0);
 }
 
 /*

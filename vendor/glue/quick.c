@@ -180,6 +180,7 @@ static int budget_of(struct exec *exec, struct gateway *gateway, struct glue_pas
 static void run(struct exec *exec)
 {
 	static __thread unsigned depth;
+	glue_proof_is_past();
 	struct gateway *gateway = exec->data;
 	struct handle *req = gateway->req;
 	bool is_query = glue_is_query(req);

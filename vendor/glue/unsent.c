@@ -14,17 +14,30 @@
 
 #include "internal.h"
 
+struct glue_error glue_error_keep(sqlite3 *conn)
+{
+	int code = sqlite3_extended_errcode(conn);
+	bool failed = code != SQLITE_OK && code != SQLITE_ROW && code != SQLITE_DONE;
+	return (struct glue_error){ code, failed ? sqlite3_mprintf("%s", sqlite3_errmsg(conn)) : NULL };
+}
+
+void glue_error_restore(sqlite3 *conn, struct glue_error *error)
+{
+	if (error->message != NULL) {
+		sqlite3_set_errmsg(conn, error->code, error->message);
+		sqlite3_free(error->message);
+	}
+}
+
 /*
  * The connection knows the schema by a number that grows by one. It has seen the next one, which somebody else's change will
  * have as well, and would then believe that it knows that, too.
  */
 static void forget_schema(sqlite3 *conn)
 {
-	int code = sqlite3_extended_errcode(conn);
-	char *message = code != SQLITE_OK ? sqlite3_mprintf("%s", sqlite3_errmsg(conn)) : NULL;
+	struct glue_error error = glue_error_keep(conn);
 	sqlite3_exec(conn, "PRAGMA writable_schema = RESET", NULL, NULL, NULL);
-	sqlite3_set_errmsg(conn, code, message);
-	sqlite3_free(message);
+	glue_error_restore(conn, &error);
 }
 
 int glue_vfs_abort(sqlite3 *conn);
@@ -79,10 +92,12 @@ bool glue_adopt(struct leader *leader)
 	return db->active_leader == leader;
 }
 
-/* The same for one that has left a transaction open. */
-void glue_adopt_writer(struct leader *leader)
+/* The same for one that has left a transaction open; false if that was ended. */
+bool glue_adopt_writer(struct leader *leader)
 {
-	if (sqlite3_txn_state(leader->conn, NULL) == SQLITE_TXN_WRITE && !glue_adopt(leader)) {
-		sqlite3_exec(leader->conn, "ROLLBACK", NULL, NULL, NULL);
+	if (sqlite3_txn_state(leader->conn, NULL) != SQLITE_TXN_WRITE || glue_adopt(leader)) {
+		return true;
 	}
+	sqlite3_exec(leader->conn, "ROLLBACK", NULL, NULL, NULL);
+	return false;
 }
