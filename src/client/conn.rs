@@ -279,6 +279,8 @@ impl Conn {
             }
             if self.filled.end == self.buffer.len() {
                 let larger = (self.buffer.len() * 2).clamp(BUFFER, needed.max(BUFFER));
+                let room = self.buffer.try_reserve_exact(larger - self.buffer.len());
+                room.map_err(|_| no_memory(needed))?;
                 self.buffer.resize(larger, 0);
             }
             let came = self.read(deadline)?;
@@ -329,5 +331,14 @@ fn garbled(request: &str, fault: &Malformed) -> Broken {
         sent: true,
         cause: Cause::Other,
         reason: format!("the answer to {request} makes no sense: {fault}"),
+    }
+}
+
+/// The host lives on without its answer.
+fn no_memory(needed: usize) -> Broken {
+    Broken {
+        sent: true,
+        cause: Cause::TooLong,
+        reason: format!("no memory for a part of {needed} bytes of the result; ask for less at a time"),
     }
 }

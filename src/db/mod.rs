@@ -41,7 +41,12 @@ pub(crate) use crate::db::shared::{Mode, SharedSession};
 pub(crate) use crate::db::sql::statements;
 pub(crate) use crate::db::stream::{Next, ResultRows};
 pub(crate) use crate::db::value::check_size;
+use crate::wire::Rows;
+
 pub(crate) use crate::wire::Value;
+
+/// SQLite's code for want of memory.
+const NO_MEMORY: i32 = 7;
 
 /// What SQLite says when a text that has to be one statement holds more.
 const SQLITE_ERROR: i32 = 1;
@@ -148,7 +153,14 @@ impl Database {
                     "a query is one statement, and this text holds more: use exec for scripts",
                 ));
             }
-            self.fetch(&statement, &mut |rows| garbled(json.part(rows)), deadline)?;
+            let mut take = |rows: &mut Rows<'_>| match json.can_take(rows) {
+                true => garbled(json.part(rows)),
+                false => Err(Error::sql(
+                    NO_MEMORY,
+                    "no memory for the text of the result; read its rows one by one, or ask for less",
+                )),
+            };
+            self.fetch(&statement, &mut take, deadline)?;
         }
         self.connector.metrics().add(Count::RowsRead, json.row_count());
         Ok(json.finish())

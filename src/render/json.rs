@@ -26,6 +26,11 @@ impl JsonArray {
         Self::default()
     }
 
+    /// Whether there is memory for the text of a part; of one with a value that is mostly escapes it cannot be told.
+    pub(crate) fn can_take(&mut self, rows: &Rows<'_>) -> bool {
+        self.out.can_take(rows.body().len().saturating_mul(2))
+    }
+
     /// Takes all rows of one part. After an error the array is of no use any more.
     pub(crate) fn part(&mut self, rows: &mut Rows<'_>) -> Result<(), Malformed> {
         // Every part repeats the names, which do not change within one result.

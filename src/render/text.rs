@@ -32,6 +32,13 @@ impl Text {
         self.bytes.reserve(size);
     }
 
+    /// Whether there is memory for so many bytes more.
+    pub(super) fn can_take(&mut self, more: usize) -> bool {
+        let missing = (self.len + more).saturating_sub(self.bytes.len());
+        let short = more < LARGE && self.bytes.capacity() < LARGE;
+        short || self.bytes.try_reserve(missing).is_ok() || self.bytes.try_reserve_exact(missing).is_ok()
+    }
+
     #[inline]
     pub(super) fn put(&mut self, piece: &[u8]) {
         copy(self.next(piece.len()), piece);

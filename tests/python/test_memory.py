@@ -67,3 +67,35 @@ def test_an_answer_without_memory(tmp_path, address, in_transaction):
     assert True in done and False in done, done
     out, err = process.communicate(timeout=10)
     assert process.returncode == 0, (out, err)
+
+
+HOST = """
+import os, resource, sys
+import support
+from test_memory import address_space
+node = support.running_node(sys.argv[1], sys.argv[2])
+node.exec("CREATE TABLE t (b); INSERT INTO t VALUES (zeroblob(30000000))")
+node.exec("CREATE TABLE many (b)")
+node.exec("WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 4000) INSERT INTO many SELECT hex(zeroblob(4000)) FROM s")
+outcomes = set()
+for room in range(20, 500, 20):
+    for sql in ("SELECT hex(b) AS b FROM t", "SELECT b FROM many"):
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (address_space(os.getpid()) + (room << 20), before[1]))
+        try:
+            node.query(sql)
+            outcomes.add("done")
+        except MemoryError:
+            pass  # Python's own copy of the text
+        except Exception as error:
+            outcomes.add("refused" if "memory" in str(error) else str(error))
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        node.exec("INSERT INTO many VALUES (1)")
+assert outcomes == {"done", "refused"}, outcomes
+support.end(node)
+"""
+
+
+def test_a_result_without_memory_ends_its_call_and_not_the_process(tmp_path, address):
+    code, out, err = support.run_python(HOST, address, tmp_path / "node", seconds=70)
+    assert code == 0, (out, err[-2000:])

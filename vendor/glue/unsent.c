@@ -72,7 +72,9 @@ void glue_failed(struct leader *leader, sqlite3_stmt *stmt)
 	if (stmt != NULL && sqlite3_stmt_busy(stmt) && sqlite3_errcode(leader->conn) == SQLITE_ROW) {
 		bool wrote = !sqlite3_stmt_readonly(stmt);
 		sqlite3_reset(stmt);
-		if (wrote && !sqlite3_get_autocommit(leader->conn)) {
+		if (!wrote) {
+			sqlite3_set_errmsg(leader->conn, SQLITE_NOMEM, "out of memory for the rows of the answer");
+		} else if (!sqlite3_get_autocommit(leader->conn)) {
 			sqlite3_exec(leader->conn, "ROLLBACK", NULL, NULL, NULL);
 		}
 	}
