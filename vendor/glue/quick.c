@@ -9,7 +9,6 @@
  * of it was sent, its effects are taken back, and it starts anew on the pool. Where SQLite would not take back just the
  * statement, but the transaction around it, it runs here only if it cannot turn out to be long (bounded.c).
  */
-
 #include <sqlite3.h>
 #include <string.h>
 
