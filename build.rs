@@ -20,7 +20,14 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("close", "glue_close"),
         ],
     ),
-    ("src/lib/transport.c", &[("uv_read_start", "glue_read_start")]),
+    (
+        "src/lib/transport.c",
+        &[
+            ("uv_read_start", "glue_read_start"),
+            ("uv_read_stop", "glue_read_stop"),
+            ("uv_write", "glue_conn_write"),
+        ],
+    ),
     ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),
     (
         "src/fsm.c",
@@ -290,8 +297,8 @@ const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix", "sig
 /// Needs a test framework and is no part of the library.
 const LEFT_OUT: &str = "src/raft/fixture.c";
 
-/// Symbols whose callers are sent to `__wrap_<symbol>` in vendor/glue/fail.c.
-const WRAPPED: &[&str] = &["abort", "__assert_fail", "uv__threadpool_cleanup"];
+/// Symbols whose callers are sent to `__wrap_<symbol>` in vendor/glue/fail.c and turn.c.
+const WRAPPED: &[&str] = &["abort", "__assert_fail", "uv__threadpool_cleanup", "epoll_pwait"];
 
 /// Cures to leave out, with commas between: functions of `REPLACED`, symbols of `WRAPPED`, or names of the two lists above.
 /// Only scripts/cures builds so, to see that the tests notice.

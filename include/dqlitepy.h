@@ -10,6 +10,7 @@
  *   dqlitepy_free.
  *   Any function may be called from any thread. After fork() the child gets DQLITEPY_MISUSE from everything that uses
  *   a handle; start it with exec, or use the library in one of the two only.
+ *   Short statements run on the calling thread, if 4 MiB of its stack are left, with its signals blocked meanwhile.
  *   Nothing is written to stdout or stderr, and no signal handler or mask of the host is changed.
  */
 #ifndef DQLITEPY_H

@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Engine, Raw, sys};
@@ -47,21 +48,23 @@ impl Engine {
     /// which is in order.
     pub(crate) fn take(&self, socket: OwnedFd, first: &[u8], check: Check) -> Result<()> {
         let data = Box::into_raw(Box::new(check));
-        self.hand_over(socket, first, data.cast()).inspect_err(|_| {
-            // SAFETY: just made from a box, and the glue did not take it.
-            drop(unsafe { Box::from_raw(data) });
-        })
+        self.hand_over(socket, first, data.cast(), ptr::null_mut())
+            .inspect_err(|_| {
+                // SAFETY: just made from a box, and the glue did not take it.
+                drop(unsafe { Box::from_raw(data) });
+            })
     }
 
-    /// A connection of this process, in blocking mode.
-    pub(crate) fn dial(&self) -> Result<UnixStream> {
+    /// A connection of this process, in blocking mode, and the path that leads past its socket.
+    pub(crate) fn dial(self: &Arc<Self>) -> Result<(UnixStream, Path)> {
         let failed = |error: io::Error| Error::internal(format!("connecting to the node's own engine: {error}"));
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        self.hand_over(theirs.into(), &[], ptr::null_mut())?;
-        Ok(ours)
+        let path = Path::new(self).ok_or_else(|| failed(io::ErrorKind::OutOfMemory.into()))?;
+        self.hand_over(theirs.into(), &[], ptr::null_mut(), path.raw.as_ptr())?;
+        Ok((ours, path))
     }
 
-    fn hand_over(&self, socket: OwnedFd, first: &[u8], data: *mut c_void) -> Result<()> {
+    fn hand_over(&self, socket: OwnedFd, first: &[u8], data: *mut c_void, path: *mut sys::glue_path) -> Result<()> {
         let node = self.node.read();
         // Whoever asks had it at hand just now, so it is being stopped; a search for the leader ends there.
         let Raw(raw) = node.ok_or_else(|| Error::new(Kind::Shutdown, "the engine is stopped"))?;
@@ -71,6 +74,7 @@ impl Engine {
             first: first.as_ptr(),
             first_size: first.len(),
             data,
+            path,
         };
         // SAFETY: the lock keeps the node from being stopped; what the visit points to is copied.
         let code = unsafe { sys::glue_node_take(raw.as_ptr(), &visit) };
@@ -88,6 +92,57 @@ impl Engine {
             ));
         }
         Ok(())
+    }
+}
+
+/// Leads to one of the engine's connections for as long as that lasts. Requests that go this way begin on the caller's
+/// own thread.
+pub(crate) struct Path {
+    engine: Arc<Engine>,
+    raw: NonNull<sys::glue_path>,
+}
+
+// SAFETY: the glue counts the path's owners, and takes it from any thread.
+unsafe impl Send for Path {}
+// SAFETY: as above.
+unsafe impl Sync for Path {}
+
+impl Path {
+    fn new(engine: &Arc<Engine>) -> Option<Self> {
+        // SAFETY: it only allocates.
+        let raw = unsafe { sys::glue_path_new() };
+        Some(Self {
+            engine: Arc::clone(engine),
+            raw: NonNull::new(raw)?,
+        })
+    }
+
+    /// Has the engine begin with one whole request, while nothing else is under way on the connection. None: it did not,
+    /// and the socket is the way. Otherwise so many bytes of the answer are there; what they lack comes by the socket.
+    pub(crate) fn ask(&self, request: &[u8], answer: &mut [u8]) -> Option<usize> {
+        let node = self.engine.node.read();
+        let Raw(raw) = (*node)?;
+        let mut room = answer.len();
+        // SAFETY: the lock keeps the node from being stopped, and the path is ours until it is dropped; the request is
+        // readable, and the answer writable for `room` bytes.
+        let asked = unsafe {
+            sys::glue_node_ask(
+                raw.as_ptr(),
+                self.raw.as_ptr(),
+                request.as_ptr(),
+                request.len(),
+                answer.as_mut_ptr(),
+                &raw mut room,
+            )
+        };
+        asked.then_some(room)
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        // SAFETY: this was our share, and it is not used again.
+        unsafe { sys::glue_path_release(self.raw.as_ptr()) };
     }
 }
 

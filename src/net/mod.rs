@@ -11,4 +11,4 @@ pub(crate) mod sys;
 pub(crate) use addr::{Address, parse_csv};
 pub(crate) use listen::listen;
 pub(crate) use stream::dial;
-pub(crate) use stream::{Cause, Stream, UNACKNOWLEDGED, Waker, keep_little_unsent, tune_tcp};
+pub(crate) use stream::{Cause, Shortcut, Stream, UNACKNOWLEDGED, Waker, keep_little_unsent, tune_tcp};

@@ -24,6 +24,13 @@ pub(crate) const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// A few milliseconds of a quick network; the kernel would take 4 MB.
 const UNSENT: u32 = 256 << 10;
 
+/// A way past the socket, where the other end is in this process.
+pub(crate) trait Shortcut: Send + Sync {
+    /// Has the other end begin with one whole request. None: it did not, and the stream is the way. Otherwise so many bytes
+    /// of the answer are there; what they lack comes by the stream.
+    fn ask(&self, request: &[u8], answer: &mut [u8]) -> Option<usize>;
+}
+
 /// A connection. One thread reads or writes at a time; any thread may wake it.
 pub(crate) struct Stream {
     shared: Arc<Shared>,
@@ -32,6 +39,7 @@ pub(crate) struct Stream {
     receive_timeout: AtomicU32,
     /// Bytes came since the last write, so a further read continues an answer.
     continuing: AtomicBool,
+    shortcut: Option<Box<dyn Shortcut>>,
 }
 
 struct Shared {
@@ -136,6 +144,13 @@ impl Stream {
         Self::new(stream.into(), false)
     }
 
+    /// The same with a way past it.
+    pub(crate) fn with_shortcut(stream: UnixStream, shortcut: Box<dyn Shortcut>) -> Self {
+        let mut stream = Self::from_unix(stream);
+        stream.shortcut = Some(shortcut);
+        stream
+    }
+
     fn new(socket: OwnedFd, tcp: bool) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -145,7 +160,22 @@ impl Stream {
             tcp,
             receive_timeout: AtomicU32::new(0),
             continuing: AtomicBool::new(false),
+            shortcut: None,
         }
+    }
+
+    pub(crate) fn has_shortcut(&self) -> bool {
+        self.shortcut.is_some()
+    }
+
+    /// A whole request by the shortcut, if there is one and it is open; see [`Shortcut::ask`]. Nothing that was sent before
+    /// may be unanswered.
+    pub(crate) fn ask(&self, request: &[u8], answer: &mut [u8]) -> Option<usize> {
+        let shortcut = self.shortcut.as_ref()?;
+        if self.shared.woken.load(Ordering::Acquire) {
+            return None;
+        }
+        shortcut.ask(request, answer)
     }
 
     /// At least one byte into `buffer`, or an error of one of the causes that [`Cause`] tells

@@ -20,7 +20,7 @@ def test_a_short_run_fills_the_table(tmp_path):
     for label in ("SELECT 1, one thread", "INSERT, one thread, disk", "100,000 rows to JSON"):
         library_us, floor_us, ratio = found[label][2], found[label][3], found[label][4]
         assert float(library_us.split()[0]) > 0 and float(floor_us.split()[0]) > 0
-        assert 0.2 < float(ratio) < 20
+        assert 0.01 < float(ratio) < 20
     assert found["refused of them, tmpfs"][2] == "0"
     assert float(found["idle node: memory"][2].split()[0]) > 1
     assert "who=floor" in (tmp_path / "raw.txt").read_text()

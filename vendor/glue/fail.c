@@ -35,6 +35,15 @@ static void __attribute__((noreturn)) lose(const char *reason)
 	longjmp(guard->env, 1);
 }
 
+void glue_leave_if_lost(void)
+{
+	struct glue_guard *guard = glue_guard_top;
+	if (glue_is_lost(guard->node)) {
+		glue_guard_top = guard->outer;
+		longjmp(guard->env, 1);
+	}
+}
+
 void dqlite_fail(const char *assertion, const char *file, unsigned line, const char *function)
 {
 	char reason[GLUE_ERRMSG_SIZE];

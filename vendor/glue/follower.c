@@ -32,13 +32,6 @@ struct kept {
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct kept *buckets[BUCKETS];
 
-/* What this thread opened last, and whether it was for a transaction; snapshots open connections too. */
-static __thread struct {
-	struct db *db;
-	sqlite3 *conn;
-	bool applied;
-} last;
-
 /* With the mutex held: the link that points to the database's entry, or to NULL. */
 static struct kept **find(struct db *db)
 {
@@ -62,15 +55,16 @@ static void forget(struct db *db)
 int glue_fsm_open(struct db *db, sqlite3 **conn);
 int glue_fsm_open(struct db *db, sqlite3 **conn)
 {
-	last.db = db;
-	last.conn = NULL;
-	last.applied = false;
+	struct glue_opened *last = glue_opened_here();
+	last->db = db;
+	last->conn = NULL;
+	last->applied = false;
 	pthread_mutex_lock(&mutex);
 	struct kept *kept = *find(db);
 	bool found = kept != NULL && kept->idle;
 	if (found) {
 		kept->idle = false;
-		last.conn = *conn = kept->conn;
+		last->conn = *conn = kept->conn;
 	}
 	pthread_mutex_unlock(&mutex);
 	if (found) {
@@ -78,7 +72,7 @@ int glue_fsm_open(struct db *db, sqlite3 **conn)
 	}
 	int rv = db__open(db, conn);
 	if (rv == SQLITE_OK) {
-		last.conn = *conn;
+		last->conn = *conn;
 	}
 	return rv;
 }
@@ -145,6 +139,7 @@ static void tell_followers(struct raft *raft)
 int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction);
 int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction)
 {
+	struct glue_opened *last = glue_opened_here();
 	struct raft *raft = glue_raft_here();
 	if (transaction->n_pages >= LARGE_PAGES && raft->state == RAFT_LEADER && !glue_is_falling()) {
 		tell_followers(raft);
@@ -153,7 +148,7 @@ int glue_vfs_apply(sqlite3 *conn, const struct vfsTransaction *transaction)
 	if (deleted) {
 		let_go(conn);
 	}
-	last.applied = last.conn == conn && !deleted;
+	last->applied = last->conn == conn && !deleted;
 	/* What INSERT OR FAIL keeps is applied behind its failure, and may bring a checkpoint. */
 	struct glue_error error = glue_error_keep(conn);
 	int rv = VfsApply(conn, transaction);
@@ -167,10 +162,11 @@ int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot);
 int glue_fsm_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot);
 int glue_fsm_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
 {
+	struct glue_opened *last = glue_opened_here();
 	pthread_mutex_lock(&mutex);
-	struct kept *kept = *find(last.db);
-	if (last.conn == conn && kept != NULL && kept->conn == conn) {
-		forget(last.db);
+	struct kept *kept = *find(last->db);
+	if (last->conn == conn && kept != NULL && kept->conn == conn) {
+		forget(last->db);
 	}
 	pthread_mutex_unlock(&mutex);
 	return glue_vfs_restore(conn, snapshot);
@@ -179,8 +175,9 @@ int glue_fsm_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
 /* With the mutex held: the entry that keeps this connection. A snapshot ends long after it has opened its own. */
 static struct kept *find_conn(sqlite3 *conn)
 {
-	if (conn == last.conn) {
-		struct kept *kept = *find(last.db);
+	struct glue_opened *last = glue_opened_here();
+	if (conn == last->conn) {
+		struct kept *kept = *find(last->db);
 		return kept != NULL && kept->conn == conn ? kept : NULL;
 	}
 	for (size_t i = 0; i < BUCKETS; i++) {
@@ -199,13 +196,14 @@ static struct kept *find_conn(sqlite3 *conn)
  */
 static struct kept *keep(sqlite3 *conn)
 {
-	struct kept **link = find(last.db);
+	struct glue_opened *last = glue_opened_here();
+	struct kept **link = find(last->db);
 	struct kept *kept = *link;
-	if (conn != last.conn || !last.applied || (kept != NULL && kept->idle)) {
+	if (conn != last->conn || !last->applied || (kept != NULL && kept->idle)) {
 		return NULL;
 	}
 	if (kept == NULL && (kept = calloc(1, sizeof *kept)) != NULL) {
-		kept->db = last.db;
+		kept->db = last->db;
 		*link = kept;
 	}
 	if (kept != NULL) {

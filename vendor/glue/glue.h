@@ -46,6 +46,8 @@ enum glue_moment {
 	GLUE_FLOODED, /* too much is arriving on all connections together */
 };
 
+struct glue_path;
+
 struct glue_options {
 	uint64_t id;
 	const char *address;
@@ -85,6 +87,7 @@ struct glue_visit {
 	const uint8_t *first; /* what was read of it: up to a whole first request, which is in order; copied */
 	size_t first_size;
 	void *data; /* for `check` and `left`; NULL: it is trusted, and nothing is asked or told */
+	struct glue_path *path; /* that is to lead to it, or NULL; the node takes a share of its own */
 };
 
 struct glue_node;
@@ -117,6 +120,24 @@ int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_s
 
 /* 0: descriptor and data are the node's from here on. Otherwise an errno, and they are not. Any thread, until stop begins. */
 int glue_node_take(struct glue_node *node, const struct glue_visit *visit);
+
+/* Leads to a connection of this process for as long as that lasts; shared by whoever asks and the node. NULL: no memory. */
+struct glue_path *glue_path_new(void);
+/* Gives up a share. Any thread. */
+void glue_path_release(struct glue_path *path);
+
+/*
+ * Brings a request, whole, and nothing more, to the connection at the end of the path, and has the engine begin with it on
+ * this thread. False: nothing has happened; it is to be written to the connection's socket. True: it is under way, and the
+ * first `*room` bytes of its answer are in `answer`, which had so many at most; what they lack comes by the socket.
+ * Nothing else may be on its way on the connection. Takes some microseconds. Any thread, until stop begins.
+ */
+bool glue_node_ask(struct glue_node *node,
+		   struct glue_path *path,
+		   const uint8_t *request,
+		   size_t size,
+		   uint8_t *answer,
+		   size_t *room);
 
 /* A member, as others know it; the role as in glue_status. */
 struct glue_member {

@@ -58,6 +58,32 @@ void glue_pool_close(struct glue_pool *pool, bool wait);
 
 /* Whose loop this is, and that node's pool. */
 struct glue_pool *glue_pool_of(uv_loop_t *loop);
+/* Does what is to be done behind jobs that have ended; like the loop's callbacks. */
+void glue_pool_look(uv_loop_t *loop);
+/* The loop's thread is to look; any thread. */
+void glue_pool_tell(struct glue_pool *pool);
+/* Leaves what runs on this thread, with the turn, if its node is lost: the engine is not to go on with what is half done. */
+void glue_leave_if_lost(void);
+
+/* Who may run the loop's callbacks (turn.c): its own thread, or one of this process with a request. */
+struct glue_turn {
+	pthread_mutex_t mutex;
+	int nice; /* of the loop's thread */
+	atomic_bool loop_runs; /* or waits for its turn */
+	uv_loop_t *loop;
+	uint64_t sleeps_until; /* by the loop's clock; with the turn */
+};
+
+void glue_turn_open(struct glue_turn *turn);
+void glue_turn_close(struct glue_turn *turn);
+/* On the loop's thread, around all that it does. */
+void glue_turn_begin(struct glue_turn *turn, uv_loop_t *loop);
+void glue_turn_end(struct glue_turn *turn);
+struct glue_turn *glue_turn_of(struct glue_node *node);
+/* This thread is a caller's. */
+bool glue_turn_is_borrowed(void);
+/* The same, and glue_pool_look will be called before the turn is given away. */
+bool glue_turn_takes_jobs(void);
 
 /* Requests from outside to a running loop. Opened before the loop runs, detached on its thread after it has ended. */
 struct dqlite_node;
@@ -66,11 +92,13 @@ struct glue_loop *glue_loop_open(struct dqlite_node *engine, const struct glue_o
 void glue_loop_detach(struct glue_loop *loop);
 void glue_loop_free(struct glue_loop *loop);
 struct glue_loop *glue_loop_of(struct glue_node *node);
+/* It looks at its timers and its sockets again; any thread. */
+void glue_loop_wake(struct glue_loop *loop);
 struct glue_loop *glue_loop_here(void);
 struct raft;
 struct glue_loop *glue_loop_of_raft(struct raft *raft);
 
-/* Until when a leader's reads need no proof (lease.c); on the loop's thread. */
+/* Until when a leader's reads need no proof (lease.c); with the turn. */
 struct glue_lease {
 	uint64_t proven_in; /* the term; 0: not at all */
 	uint64_t proven_at; /* when the entry that proves it was appended at the earliest */
@@ -82,7 +110,7 @@ struct glue_lease {
 struct glue_lease *glue_lease_of(struct raft *raft);
 void glue_lease_end(struct glue_lease *lease);
 
-/* What the log holds since the last snapshot (snapshot.c); on the loop's thread. */
+/* What the log holds since the last snapshot (snapshot.c); with the turn. */
 struct glue_growth {
 	uint64_t snapshot; /* the last one's index */
 	uint64_t counted;  /* up to this index */
@@ -95,7 +123,17 @@ struct raft *glue_raft_here(void);
 /* Those of the node with this raft. */
 const struct glue_options *glue_options_of(struct raft *raft);
 
-/* What strangers are told of the members in raft's place; none: what raft knows (visit.c). On the loop's thread. */
+/* What the node opened last to apply or to copy a database (follower.c). */
+struct db;
+struct sqlite3;
+struct glue_opened {
+	struct db *db;
+	struct sqlite3 *conn;
+	bool applied; /* a transaction; snapshots open connections too */
+};
+struct glue_opened *glue_opened_here(void);
+
+/* What strangers are told of the members in raft's place; none: what raft knows (visit.c). With the turn. */
 struct raft_configuration;
 const struct raft_configuration *glue_told_of(struct raft *raft);
 
@@ -128,8 +166,15 @@ struct glue_visitor;
 struct glue_visitor *glue_visitor_new(const struct glue_visit *visit);
 /* On the loop's thread. */
 void glue_visitor_enter(struct glue_visitor *visitor);
+/* Forgets one that was never handed over; NULL is none. */
+void glue_visitor_free(struct glue_visitor *visitor);
 /* Closes the descriptor of one that did not enter; any thread. */
 void glue_visitor_send_away(struct glue_visitor *visitor, const struct glue_options *options);
+/* The connection at the end of a path waits for a request, and none is on its way; with the turn. */
+bool glue_path_is_quiet(struct glue_path *path);
+uv_stream_t *glue_path_stream(struct glue_path *path);
+/* It gets these bytes as if it had read them. */
+void glue_path_hear(struct glue_path *path, const uint8_t *bytes, size_t size);
 /* The client does not take its answer, or takes it again. */
 struct conn;
 void glue_visitor_held_up(struct conn *conn, bool held_up);
@@ -150,14 +195,14 @@ struct raft_append_entries;
 void glue_bound_commit(struct raft_append_entries *args);
 
 /*
- * How statements of one kind did so far, to know which may run on the loop's thread (quick.c); of that thread only.
+ * How statements of one kind did so far, to know which may run at once (quick.c); with the turn.
  */
 enum { GLUE_PASTS = 1024 };
 
 struct glue_past {
 	uint32_t hash;
 	uint16_t probation; /* so many runs on the pool must be over first */
-	uint8_t failures;   /* how often one ran too long on the loop's thread */
+	uint8_t failures;   /* how often one ran too long */
 	bool quick;
 };
 
@@ -212,7 +257,7 @@ void glue_deletion_forget(struct sqlite3 *conn);
 /* Whether the connection's last statement asked for it; NULL if the connection is not known. */
 bool *glue_wish_of(struct sqlite3 *conn);
 
-/* Compiled statements of a connection that wait to be used again (kept.c); of the loop's thread. */
+/* Compiled statements of a connection that wait to be used again (kept.c); with the turn. */
 enum { GLUE_KEPT = 16 };
 
 struct glue_kept {
@@ -223,7 +268,7 @@ struct glue_kept {
 struct glue_kept *glue_kept_of(struct sqlite3 *conn);
 void glue_kept_clear(struct glue_kept *kept);
 
-/* What a connection's statements may take at most (bounded.c); of the loop's thread. */
+/* What a connection's statements may take at most (bounded.c); with the turn. */
 enum { GLUE_PROOFS = 256 };
 
 struct glue_proof {

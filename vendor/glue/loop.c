@@ -446,6 +446,11 @@ static int submit(struct glue_loop *loop, struct request *request)
 	return rv;
 }
 
+void glue_loop_wake(struct glue_loop *loop)
+{
+	uv_async_send(&loop->signal);
+}
+
 static struct request *request_new(enum wish wish, int owners)
 {
 	struct request *request = calloc(1, sizeof *request);
@@ -470,7 +475,7 @@ int glue_node_take(struct glue_node *node, const struct glue_visit *visit)
 		rv = submit(loop, request);
 	}
 	if (rv != 0) {
-		free(visitor);
+		glue_visitor_free(visitor);
 		if (request != NULL) {
 			request->visitor = NULL;
 			request_release(request);

@@ -24,6 +24,8 @@ struct glue_node {
 	struct glue_loop *loop;
 	struct glue_transfers *transfers;
 	struct glue_visits *visits;
+	struct glue_turn turn;
+	struct glue_opened opened;
 	atomic_bool lost;
 	bool started; /* the engine's thread exists */
 	pthread_t thread;
@@ -47,6 +49,11 @@ struct glue_loop *glue_loop_of(struct glue_node *node)
 	return node->loop;
 }
 
+struct glue_turn *glue_turn_of(struct glue_node *node)
+{
+	return &node->turn;
+}
+
 struct glue_loop *glue_loop_of_raft(struct raft *raft)
 {
 	struct dqlite_node *engine = (struct dqlite_node *)((char *)raft - offsetof(struct dqlite_node, raft));
@@ -67,6 +74,11 @@ struct raft *glue_raft_here(void)
 struct glue_loop *glue_loop_here(void)
 {
 	return glue_guard_top->node->loop;
+}
+
+struct glue_opened *glue_opened_here(void)
+{
+	return &glue_guard_top->node->opened;
 }
 
 struct glue_visits *glue_visits_here(void)
@@ -227,6 +239,7 @@ static void *engine_thread(void *arg)
 	void *result;
 	free(arg);
 	pthread_setname_np(pthread_self(), "dqlite-loop");
+	glue_turn_begin(&start.node->turn, &engine->loop);
 	if (GLUE_GUARDED(&guard, start.node)) {
 		result = start.run(engine);
 		detach(start.node);
@@ -240,8 +253,10 @@ static void *engine_thread(void *arg)
 			uv_run(&engine->loop, UV_RUN_DEFAULT);
 		}
 		glue_guard_leave(&guard);
+		glue_turn_end(&start.node->turn);
 		return result;
 	}
+	glue_turn_end(&start.node->turn);
 	/* Whoever waits for this thread must not wait for ever. */
 	sem_post(&engine->ready);
 	sem_post(&engine->handover_done);
@@ -515,6 +530,7 @@ static void free_unless_lost(struct glue_node *node)
 		free(node->visits);
 		free((char *)node->options.address);
 		free((char *)node->options.dir);
+		glue_turn_close(&node->turn);
 		free(node);
 	}
 }
@@ -527,6 +543,7 @@ int glue_node_start(const struct glue_options *options, struct glue_node **out, 
 		node->options = *options;
 		node->options.address = strdup(options->address);
 		node->options.dir = strdup(options->dir);
+		glue_turn_open(&node->turn);
 	}
 	if (node == NULL || node->options.address == NULL || node->options.dir == NULL) {
 		snprintf(reason, size, "out of memory");

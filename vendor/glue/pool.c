@@ -34,6 +34,7 @@ struct glue_pool {
 	uv_async_t done_signal;
 	struct list todo, done;
 	unsigned threads, idle, queued;
+	unsigned wanted; /* threads that the loop's own has to start */
 	unsigned outstanding; /* touched on the loop's thread only */
 	bool closing;
 	struct glue_quick quick; /* of the loop's thread */
@@ -139,19 +140,42 @@ static int add_thread(struct glue_pool *pool)
 	return rv;
 }
 
+/*
+ * With the mutex held: the threads that callers could not start. They would be like the host's: its priority, its processors,
+ * its rights. A job for which none can be had at all is returned: to do it on
+ * the loop's thread is better than never.
+ */
+static uv_work_t *staff(struct glue_pool *pool)
+{
+	while (pool->wanted > 0 && pool->threads < MAX_THREADS && add_thread(pool) == 0) {
+		pool->wanted--;
+	}
+	if (pool->wanted == 0 || pool->threads > 0) {
+		pool->wanted = 0;
+		return NULL;
+	}
+	if (--pool->wanted > 0) {
+		uv_async_send(&pool->done_signal);
+	}
+	uv_work_t *work = list_pop(&pool->todo);
+	pool->queued--;
+	work->reserved[TOOK] = NULL;
+	return work;
+}
+
 static void jobs_done(uv_async_t *signal)
 {
 	struct glue_pool *pool = signal->data;
-	if (glue_is_lost(pool->node)) {
-		/* A job of this node met an assertion: the loop must not go on with what that job left half done. */
-		struct glue_guard *guard = glue_guard_top;
-		glue_guard_top = guard->outer;
-		longjmp(guard->env, 1);
-	}
+	glue_leave_if_lost();
 	pthread_mutex_lock(&pool->mutex);
+	uv_work_t *alone = glue_turn_is_borrowed() ? NULL : staff(pool);
 	struct list done = pool->done;
 	pool->done = (struct list){ NULL, NULL };
 	pthread_mutex_unlock(&pool->mutex);
+	if (alone != NULL) {
+		alone->work_cb(alone);
+		list_push(&done, alone);
+	}
 
 	uv_work_t *work;
 	while ((work = list_pop(&done)) != NULL) {
@@ -175,7 +199,11 @@ int glue_queue_work(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_w
 	work->after_work_cb = after;
 	work->reserved[PAST] = pool->quick.learning;
 	pthread_mutex_lock(&pool->mutex);
-	if (pool->idle <= pool->queued && pool->threads < MAX_THREADS) {
+	bool lacks = pool->idle <= pool->queued && pool->threads < MAX_THREADS;
+	if (lacks && glue_turn_is_borrowed()) {
+		pool->wanted++;
+		uv_async_send(&pool->done_signal);
+	} else if (lacks) {
 		rv = add_thread(pool);
 	}
 	if (rv == 0 || pool->threads > 0) {
@@ -214,8 +242,20 @@ int glue_queue_write(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_
 		uv_ref((uv_handle_t *)&pool->done_signal);
 	}
 	/* The engine does not expect the end of a write before its beginning has returned. */
-	uv_async_send(&pool->done_signal);
+	if (!glue_turn_takes_jobs()) {
+		uv_async_send(&pool->done_signal);
+	}
 	return 0;
+}
+
+void glue_pool_look(uv_loop_t *loop)
+{
+	jobs_done(&glue_pool_of(loop)->done_signal);
+}
+
+void glue_pool_tell(struct glue_pool *pool)
+{
+	uv_async_send(&pool->done_signal);
 }
 
 struct glue_quick *glue_quick_of(uv_loop_t *loop)

@@ -7,6 +7,7 @@
  * is not read on; the owner has a descriptor of its own and says why. Stands in for uv_read_start in lib/transport.c, for
  * message__decode, gateway__handle and raftProxyAccept in conn.c, and for uv_close in uv_recv.c.
  */
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -32,9 +33,18 @@ struct glue_visitor {
 	bool greeted;	  /* the first request has been seen, by the door */
 	bool begun;	  /* a request has begun to arrive */
 	bool held_up;	  /* the client does not take its answer */
+	bool listens;	  /* libuv reads from the socket */
+	bool wanted;	  /* and the engine wants what it reads */
+	unsigned unwanted; /* reads since the engine wanted the last one */
+	struct glue_path *path;
 	uint64_t arrived; /* bytes of the request */
 	uint64_t moved_at;
 	uint8_t first[];
+};
+
+struct glue_path {
+	atomic_int owners;
+	struct glue_visitor *visitor; /* NULL: not there yet, or gone; with the turn */
 };
 
 /* A raft link that a peer opened. */
@@ -61,6 +71,37 @@ static void tell_left(const struct glue_options *options, void *data)
 	}
 }
 
+struct glue_path *glue_path_new(void)
+{
+	struct glue_path *path = calloc(1, sizeof *path);
+	if (path != NULL) {
+		atomic_init(&path->owners, 1);
+	}
+	return path;
+}
+
+void glue_path_release(struct glue_path *path)
+{
+	if (atomic_fetch_sub(&path->owners, 1) == 1) {
+		free(path);
+	}
+}
+
+static void path_lead_to(struct glue_path *path, struct glue_visitor *visitor)
+{
+	if (path != NULL) {
+		path->visitor = visitor;
+	}
+}
+
+void glue_visitor_free(struct glue_visitor *visitor)
+{
+	if (visitor != NULL && visitor->path != NULL) {
+		glue_path_release(visitor->path);
+	}
+	free(visitor);
+}
+
 static void visitor_closed(struct conn *conn)
 {
 	struct glue_visitor *visitor = (struct glue_visitor *)conn;
@@ -68,14 +109,21 @@ static void visitor_closed(struct conn *conn)
 	queue_remove(&conn->queue);
 	all->arriving -= visitor->arrived;
 	tell_left(all->options, visitor->visit.data);
-	free(visitor);
+	path_lead_to(visitor->path, NULL);
+	glue_visitor_free(visitor);
+}
+
+/* NULL: a connection that the engine accepted itself. */
+static struct glue_visitor *visitor_of(struct conn *conn)
+{
+	return conn->close_cb == visitor_closed ? (struct glue_visitor *)conn : NULL;
 }
 
 /* NULL: a connection that is trusted. */
 static struct glue_visitor *stranger(struct conn *conn)
 {
-	struct glue_visitor *visitor = (struct glue_visitor *)conn;
-	return conn->close_cb == visitor_closed && visitor->visit.data != NULL ? visitor : NULL;
+	struct glue_visitor *visitor = visitor_of(conn);
+	return visitor != NULL && visitor->visit.data != NULL ? visitor : NULL;
 }
 
 struct glue_visitor *glue_visitor_new(const struct glue_visit *visit)
@@ -87,6 +135,10 @@ struct glue_visitor *glue_visitor_new(const struct glue_visit *visit)
 		if (visit->first_size > 0) {
 			memcpy(visitor->first, visit->first, visit->first_size);
 		}
+		visitor->path = visit->path;
+		if (visitor->path != NULL) {
+			atomic_fetch_add(&visitor->path->owners, 1);
+		}
 	}
 	return visitor;
 }
@@ -95,7 +147,7 @@ void glue_visitor_send_away(struct glue_visitor *visitor, const struct glue_opti
 {
 	close(visitor->visit.fd);
 	tell_left(options, visitor->visit.data);
-	free(visitor);
+	glue_visitor_free(visitor);
 }
 
 void glue_visitor_enter(struct glue_visitor *visitor)
@@ -109,11 +161,13 @@ void glue_visitor_enter(struct glue_visitor *visitor)
 	}
 	/* A first request that is at hand is handled before conn__start returns, and may end the visit. */
 	queue_insert_tail(&engine->conns, &visitor->conn.queue);
+	path_lead_to(visitor->path, visitor);
 	int rv = conn__start(&visitor->conn, &engine->config, &engine->loop, &engine->registry, &engine->raft, stream,
 			     &engine->raft_transport, visitor_closed);
 	if (rv != 0) {
 		/* Memory is short. The stream is being closed, and what its end touches stays. */
 		queue_remove(&visitor->conn.queue);
+		path_lead_to(visitor->path, NULL);
 		tell_left(all->options, visitor->visit.data);
 	}
 }
@@ -152,6 +206,21 @@ static void look_for_pauses(uv_timer_t *timer)
 
 static _Atomic(uv_read_cb) engine_read_cb;
 
+static void stop_listening(struct glue_visitor *visitor)
+{
+	visitor->listens = false;
+	uv_read_stop(visitor->conn.transport.stream);
+}
+
+/* No room: libuv leaves the bytes where they are. */
+static void visitor_alloc(uv_handle_t *stream, size_t suggested, uv_buf_t *buf)
+{
+	struct transport *transport = stream->data;
+	struct glue_visitor *visitor = transport->data;
+	(void)suggested;
+	*buf = visitor->wanted ? transport->read : uv_buf_init(NULL, 0);
+}
+
 static void visitor_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct transport *transport = stream->data;
@@ -159,10 +228,20 @@ static void visitor_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 	struct glue_visits *all = glue_visits_here();
 	if (visitor->conn.closed) {
 		/* The engine rolls back first, and closes the stream then. */
-		uv_read_stop(stream);
+		stop_listening(visitor);
 		return;
 	}
-	if (n > 0) {
+	if (!visitor->wanted) {
+		/* libuv tries once again behind each read; after that the client is sending more, or has gone. */
+		if (n != UV_ENOBUFS || ++visitor->unwanted > 1) {
+			stop_listening(visitor);
+		}
+		return;
+	}
+	if (n < 0) {
+		visitor->listens = false;
+	}
+	if (n > 0 && visitor->visit.data != NULL) {
 		visitor->begun = true;
 		visitor->moved_at = uv_now(stream->loop);
 		visitor->arrived += (uint64_t)n;
@@ -208,7 +287,7 @@ int glue_read_start(uv_stream_t *stream, uv_alloc_cb alloc, uv_read_cb read)
 {
 	struct transport *transport = stream->data;
 	struct conn *conn = transport->data;
-	struct glue_visitor *visitor = stranger(conn);
+	struct glue_visitor *visitor = visitor_of(conn);
 	if (transport->read.len <= conn->read.page_size) {
 		/* What was in the buffers is done with, whether a header is to be read or a body. */
 		give_back(&conn->read);
@@ -219,7 +298,64 @@ int glue_read_start(uv_stream_t *stream, uv_alloc_cb alloc, uv_read_cb read)
 		return uv_read_start(stream, alloc, read);
 	}
 	atomic_store(&engine_read_cb, read); /* always the same */
-	return feed(visitor, stream, read) ? 0 : uv_read_start(stream, alloc, visitor_read);
+	visitor->wanted = true;
+	if (feed(visitor, stream, read) || visitor->listens) {
+		return 0;
+	}
+	int rv = uv_read_start(stream, visitor_alloc, visitor_read);
+	visitor->listens = rv == 0;
+	return rv;
+}
+
+/*
+ * The engine stops behind each header and each request and starts for the next; for the kernel's list of what is watched
+ * that is two system calls a request. Few clients send anything before they have their answer.
+ */
+int glue_read_stop(uv_stream_t *stream);
+int glue_read_stop(uv_stream_t *stream)
+{
+	struct transport *transport = stream->data;
+	struct glue_visitor *visitor = visitor_of(transport->data);
+	if (visitor == NULL) {
+		return uv_read_stop(stream);
+	}
+	visitor->wanted = false;
+	visitor->unwanted = 0;
+	return 0;
+}
+
+/* Whether it waits for a header, and its client has sent nothing that it would read first. */
+bool glue_path_is_quiet(struct glue_path *path)
+{
+	struct glue_visitor *visitor = path->visitor;
+	uv_os_fd_t fd;
+	uint8_t byte;
+	if (visitor == NULL) {
+		return false;
+	}
+	const struct conn *conn = &visitor->conn;
+	bool waits = visitor->listens && visitor->wanted && !conn->closed && conn->gateway.req == NULL &&
+		     conn->transport.write_cb == NULL && conn->transport.read.len == message__sizeof(&conn->request);
+	return waits && uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0 &&
+	       recv(fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+uv_stream_t *glue_path_stream(struct glue_path *path)
+{
+	return path->visitor->conn.transport.stream;
+}
+
+void glue_path_hear(struct glue_path *path, const uint8_t *bytes, size_t size)
+{
+	struct glue_visitor *visitor = path->visitor;
+	struct transport *transport = &visitor->conn.transport;
+	while (size > 0 && visitor->wanted && !visitor->conn.closed) {
+		size_t n = size < transport->read.len ? size : transport->read.len;
+		memcpy(transport->read.base, bytes, n);
+		bytes += n;
+		size -= n;
+		atomic_load(&engine_read_cb)(transport->stream, (ssize_t)n, &transport->read);
+	}
 }
 
 int glue_message_decode(struct cursor *cursor, struct message *message);
@@ -311,7 +447,7 @@ void glue_raft_accept(struct raft_uv_transport *transport, raft_id id, const cha
 {
 	struct glue_visits *all = glue_visits_here();
 	struct conn *conn = ((struct transport *)stream->data)->data;
-	struct glue_visitor *visitor = stranger(conn);
+	struct glue_visitor *visitor = visitor_of(conn);
 	struct arrival *link = calloc(1, sizeof *link);
 	if (link == NULL) {
 		uv_close((uv_handle_t *)stream, (uv_close_cb)raft_free);
@@ -320,8 +456,12 @@ void glue_raft_accept(struct raft_uv_transport *transport, raft_id id, const cha
 	*link = (struct arrival){ .next = all->links, .stream = stream, .peer = id };
 	all->links = link;
 	if (visitor != NULL) {
-		link->data = visitor->visit.data;
+		link->data = visitor->visit.data; /* NULL: of this process */
 		visitor->visit.data = NULL;
+	}
+	if (visitor != NULL && visitor->listens) {
+		/* raft reads for itself. */
+		stop_listening(visitor);
 	}
 	glue_loop_link_arrived(id);
 	raftProxyAccept(transport, id, address, stream);
