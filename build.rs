@@ -276,6 +276,7 @@ const CURES_IN_C: &[&str] = &[
     "bind",
     "checkpoints",
     "discard",
+    "doubt",
     "early",
     "ended",
     "errors",

@@ -22,6 +22,7 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ ROOT = HERE.parents[1]
 LIBRARY = Path(os.environ.setdefault("DQLITEPY_LIBRARY", str(ROOT / "target/release/libdqlitepy.so"))).resolve()
 PREFIX = "dqlitepy"
 PORT = 9001
+CLONE_NEWNET = 0x40000000
 
 OK, INVALID, NOTFOUND, MISUSE, NOLEADER, SHUTDOWN, STOPPED, INTERNAL = 0, 2, 3, 4, 5, 6, 7, 8
 TIMEOUT, UNKNOWN, RETRY, TRANSACTION_LOST, SQL = 100, 101, 102, 103, 1000
@@ -155,6 +157,22 @@ class Net:
     def address(self, number):
         return f"{self.host(number)}:{PORT}"
 
+    def dial(self, source, target):
+        """A connection from one host to the node of another."""
+        made = []
+
+        def there():
+            with open(f"/run/netns/{self.name(source)}") as space:
+                if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            made.append(socket.create_connection((self.host(target), PORT), 10))
+
+        # Only that thread moves.
+        thread = threading.Thread(target=there)
+        thread.start()
+        thread.join()
+        return made.pop()
+
     def on_switch(self, *lines):
         run("ip", "-n", self.switch, "-batch", "-", stdin="\n".join(lines))
 
@@ -190,9 +208,14 @@ class Net:
         self.cuts.discard((source, target))
         self.inside(source, f"neigh del {self.host(target)} dev eth0")
 
-    def reset(self, number):
-        """Every connection of that host ends with a reset, at both ends; new ones are fine."""
-        run(*self.enter(number), "ss", "--kill", "--tcp", "state", "established")
+    def reset(self, *numbers):
+        """Every connection of those hosts ends with a reset, at both ends; new ones are fine."""
+        kills = [
+            subprocess.Popen([*self.enter(number), "ss", "--kill", "--tcp", "state", "established"], stdout=subprocess.DEVNULL)
+            for number in numbers
+        ]
+        for kill in kills:
+            assert kill.wait(30) == 0, "ss --kill"
 
     def limit(self, number, rate):
         """Both ways: `rate` such as "1gbit", None for no limit."""
@@ -314,8 +337,11 @@ class Worker:
         return self.process.poll() is None
 
     def pause(self):
+        """Afterwards none of its threads runs."""
         self.process.send_signal(signal.SIGSTOP)
         self.stopped = True
+        stats = [f"{task}/stat" for task in Path(f"/proc/{self.process.pid}/task").iterdir()]
+        wait_until(lambda: all(Path(stat).read_text().rpartition(")")[2].split()[0] == "T" for stat in stats), 10, "a pause")
 
     def resume(self):
         self.process.send_signal(signal.SIGCONT)
@@ -426,7 +452,8 @@ class Cluster:
             self.list = ",".join(self.net.address(number) for number in range(1, size + 1))
             cluster_list = self.list if listed else None
             self.nodes = [Node(self, number, list=cluster_list, options=options) for number in range(1, size + 1)]
-            self.observer = Worker(self.net, self.net.grow(), self.work, "observer")
+            self.observer_host = self.net.grow()
+            self.observer = Worker(self.net, self.observer_host, self.work, "observer")
             self.workers.append(self.observer)
         except BaseException:
             self.close()

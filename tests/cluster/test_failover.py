@@ -214,20 +214,33 @@ def test_links_that_flap(cluster, capsys):
     assert elections <= down / 3.0
 
 
-def test_a_follower_whose_connections_are_reset_deposes_nobody(cluster, capsys):
-    """It takes the end of its links for the leader's end; the others know better."""
+def resets(cluster, choose):
+    """Connections end, again and again; the leader's process lives, and so it leads on. choose(leader, followers, round)"""
     three = cluster(3)
     writers = writing(three)
     leader = three.settled_leader()
     term, followers = term_of(leader), three.followers()
     for number in range(8 * ROUNDS):
-        node = followers[number % 2]
-        three.net.reset(node.number)
+        three.net.reset(*[node.number for node in choose(leader, followers, number)])
         done = time.monotonic()
         for name in writers.values():
             wait_for_write(three, name, done)
-        assert term_of(leader) == term and three.settled_leader() is leader
+        assert term_of(leader) == term and three.settled_leader() is leader, f"reset {number}"
     check_rows(three)
+
+
+def test_a_follower_whose_connections_are_reset_deposes_nobody(cluster):
+    """It takes the end of its links for the leader's end; the others know better."""
+    resets(cluster, lambda _, followers, number: [followers[number % 2]])
+
+
+def test_followers_whose_connections_are_reset_at_once_depose_nobody(cluster):
+    """Neither of them has a leader for a while, and each would vote for the other."""
+    resets(cluster, lambda _, followers, number: followers)
+
+
+def test_a_leader_whose_connections_are_reset_stays(cluster):
+    resets(cluster, lambda leader, *_: [leader])
 
 
 def test_no_election_without_a_fault(cluster, capsys):

@@ -148,8 +148,8 @@ struct exec;
 bool glue_holds(struct exec *exec, int rv);
 struct handle;
 bool glue_is_query(const struct handle *req);
-/* Any thread: the engine was given this socket as its link to a peer. */
-void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd);
+/* Any thread: the engine was given this socket as its link to a peer; -1: the peer was not reached. */
+void glue_loop_dialled(struct glue_loop *loop, const char *address, int fd);
 
 /* The raft link from this peer has ended; if it was the leader, an election begins soon. On the loop's thread. */
 void glue_loop_link_lost(uint64_t peer);

@@ -34,7 +34,13 @@ enum { FIRST_PAUSE_MS = 10, TURN_MS = 30, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 1
 /* How long what a leader had sent before its link ended may still make this node follow it. */
 enum { LAST_WORDS_MS = 300 };
 
-enum wish { INSPECT, TAKE_IN, LINK_OPENED, TELL };
+/*
+ * How long a leader whose links have ended may take to dial again, unless its host refuses our connection: as long as its reads
+ * may go out without a proof (lease.c).
+ */
+enum { DOUBT_MS = CURE_DOUBT ? 1500 : FIRST_PAUSE_MS };
+
+enum wish { INSPECT, TAKE_IN, DIALLED, TELL };
 
 struct request {
 	struct request *next;
@@ -53,7 +59,7 @@ struct link {
 	struct link *next;
 	struct glue_loop *loop;
 	uv_poll_t poll;
-	int fd; /* a copy of the engine's */
+	int fd; /* a copy of the engine's; -1: the peer was not reached */
 	char address[];
 };
 
@@ -68,6 +74,7 @@ struct glue_loop {
 	uv_timer_t election;
 	raft_id lost_leader;
 	raft_time lost_at;
+	bool gone; /* its host has refused a connection since, or it was waited for long enough */
 	struct glue_lease lease;
 	struct glue_growth growth;
 	struct raft_configuration told;
@@ -88,12 +95,19 @@ struct glue_growth *glue_growth_of(struct raft *raft)
 	return &glue_loop_of_raft(raft)->growth;
 }
 
+static void link_close(struct link *link)
+{
+	if (link->fd >= 0) {
+		close(link->fd);
+	}
+	free(link);
+}
+
 static void request_release(struct request *request)
 {
 	if (atomic_fetch_sub(&request->owners, 1) == 1) {
 		if (request->link != NULL) {
-			close(request->link->fd);
-			free(request->link);
+			link_close(request->link);
 		}
 		if (request->visitor != NULL) {
 			glue_visitor_send_away(request->visitor, request->options);
@@ -134,19 +148,36 @@ static unsigned turn_of(const struct raft *raft, raft_id lost)
 	return turn;
 }
 
+static bool is_lost_leader(const struct glue_loop *loop, const char *address)
+{
+	const struct raft_configuration *configuration = &loop->engine->raft.configuration;
+	const struct raft_server *server = loop->lost_leader != 0 ? configurationGet(configuration, loop->lost_leader) : NULL;
+	return server != NULL && strcmp(server->address, address) == 0;
+}
+
+static void stand_for_election(uv_timer_t *timer);
+
+static void stand_in_turn(struct glue_loop *loop, uint64_t pause)
+{
+	pause += TURN_MS * turn_of(&loop->engine->raft, loop->lost_leader);
+	uv_timer_start(&loop->election, stand_for_election, pause, 0);
+}
+
 static void stand_for_election(uv_timer_t *timer)
 {
 	struct glue_loop *loop = timer->data;
 	struct raft *raft = &loop->engine->raft;
 	bool follows = raft->state == RAFT_FOLLOWER;
+	raft_time lost_for = raft->io->time(raft->io) - loop->lost_at;
+	loop->gone = true;
 	if (follows && loop->lost_leader != 0 && raft->follower_state.current_leader.id == loop->lost_leader &&
-	    raft->io->time(raft->io) - loop->lost_at < LAST_WORDS_MS) {
+	    lost_for < LAST_WORDS_MS) {
 		/* Its last message was still under way when its link ended. */
 		forget_leader(raft);
 	}
 	bool decided = raft->state == RAFT_LEADER || raft->state == RAFT_UNAVAILABLE ||
 		       (follows && raft->follower_state.current_leader.id != 0);
-	if (decided || !is_voter(raft) || raft->io->time(raft->io) - loop->lost_at > TRIES_MS) {
+	if (decided || !is_voter(raft) || lost_for > TRIES_MS) {
 		return;
 	}
 	/* What the old leader sent is written first: raft does not take a candidate with appends under way. */
@@ -156,17 +187,21 @@ static void stand_for_election(uv_timer_t *timer)
 	} else if (raft->state == RAFT_CANDIDATE) {
 		electionStart(raft);
 	}
-	unsigned first = FIRST_PAUSE_MS + TURN_MS * turn_of(raft, loop->lost_leader);
+	if (writing) {
+		stand_in_turn(loop, FIRST_PAUSE_MS);
+		return;
+	}
 	/* A new try makes the votes for the one before worthless, and those may take longer to come than it was thought. */
-	uint64_t next = (raft->io->time(raft->io) - loop->lost_at) / 3;
+	uint64_t next = lost_for / 3;
 	next = next > raft->election_timeout ? raft->election_timeout : next < NEXT_PAUSE_MS ? NEXT_PAUSE_MS : next;
 	next += random_below(raft, next < NEXT_SPREAD_MS ? NEXT_SPREAD_MS : (unsigned)next);
-	uv_timer_start(timer, stand_for_election, writing ? first : next, 0);
+	uv_timer_start(timer, stand_for_election, next, 0);
 }
 
 /*
- * The link on which a leader sends to us is gone. If the leader's process is gone as well, waiting for the timer would only
- * cost seconds; if it is not, the others refuse our pre-vote and the leader's next message makes us follow it again.
+ * A link between us and the leader is gone. If its process is gone as well, waiting for the timer would only cost seconds. If
+ * it is not, it dials again; but others may have lost it at the same time, and would elect one of us meanwhile. The engine
+ * dials the leader anew, too: that its host refuses the connection is known as soon, and decides.
  */
 void glue_loop_link_lost(uint64_t peer)
 {
@@ -177,10 +212,22 @@ void glue_loop_link_lost(uint64_t peer)
 	}
 	/* A node that believes in a leader refuses the pre-votes of the others. */
 	forget_leader(raft);
+	loop->gone = loop->gone && loop->lost_leader == peer;
 	loop->lost_leader = peer;
 	loop->lost_at = raft->io->time(raft->io);
-	unsigned pause = FIRST_PAUSE_MS + TURN_MS * turn_of(raft, peer);
-	uv_timer_start(&loop->election, stand_for_election, pause, 0);
+	stand_in_turn(loop, loop->gone ? FIRST_PAUSE_MS : DOUBT_MS);
+}
+
+/* If nobody listens there its process is gone. */
+static void peer_refused(struct glue_loop *loop, const char *address)
+{
+	struct raft *raft = &loop->engine->raft;
+	if (loop->gone || !is_lost_leader(loop, address)) {
+		return;
+	}
+	loop->gone = true;
+	raft_time lost_for = raft->io->time(raft->io) - loop->lost_at;
+	stand_in_turn(loop, lost_for < FIRST_PAUSE_MS ? FIRST_PAUSE_MS - lost_for : 0);
 }
 
 /* It has dialled again, so it lives, and what it says on the new link are no last words. */
@@ -194,9 +241,7 @@ void glue_loop_link_arrived(uint64_t peer)
 
 static void link_free(uv_handle_t *poll)
 {
-	struct link *link = poll->data;
-	close(link->fd);
-	free(link);
+	link_close(poll->data);
 }
 
 static void link_forget(struct link *link)
@@ -288,8 +333,7 @@ static void link_watch(struct glue_loop *loop, struct link *link)
 	}
 	link->loop = loop;
 	if (uv_poll_init(&loop->engine->loop, &link->poll, link->fd) != 0) {
-		close(link->fd);
-		free(link);
+		link_close(link);
 		return;
 	}
 	link->poll.data = link;
@@ -418,9 +462,13 @@ static void serve(uv_async_t *signal)
 			glue_visitor_enter(request->visitor);
 			request->visitor = NULL;
 			break;
-		case LINK_OPENED:
-			link_watch(loop, request->link);
-			request->link = NULL;
+		case DIALLED:
+			if (request->link->fd < 0) {
+				peer_refused(loop, request->link->address);
+			} else {
+				link_watch(loop, request->link);
+				request->link = NULL;
+			}
 			break;
 		case TELL:
 			configurationClose(&loop->told);
@@ -535,16 +583,16 @@ int glue_node_inspect(struct glue_node *node, unsigned timeout_ms, struct glue_s
 	return rv;
 }
 
-void glue_loop_link_opened(struct glue_loop *loop, const char *address, int fd)
+void glue_loop_dialled(struct glue_loop *loop, const char *address, int fd)
 {
 	size_t size = strlen(address) + 1;
-	struct request *request = request_new(LINK_OPENED, 1);
+	struct request *request = request_new(DIALLED, 1);
 	struct link *link = request != NULL ? calloc(1, sizeof *link + size) : NULL;
 	if (link != NULL) {
 		memcpy(link->address, address, size);
-		link->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		link->fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		request->link = link;
-		if (link->fd >= 0 && submit(loop, request) == 0) {
+		if ((link->fd >= 0) == (fd >= 0) && submit(loop, request) == 0) {
 			return;
 		}
 	}

@@ -128,9 +128,7 @@ static int connect_peer(void *arg, const char *address, int *fd)
 {
 	struct glue_node *node = arg;
 	int rv = node->options.connect(node->options.data, address, fd);
-	if (rv == 0) {
-		glue_loop_link_opened(node->loop, address, *fd);
-	}
+	glue_loop_dialled(node->loop, address, rv == 0 ? *fd : -1);
 	return rv;
 }
 
