@@ -273,6 +273,7 @@ const LINES: &[(&str, &str, &str, &str)] = &[
 const CURES_IN_C: &[&str] = &[
     "adopted",
     "assertions",
+    "behind",
     "bind",
     "checkpoints",
     "discard",
@@ -284,6 +285,7 @@ const CURES_IN_C: &[&str] = &[
     "lease",
     "signals",
     "stop",
+    "stopped",
     "tail",
     "unsent",
     "unwind",

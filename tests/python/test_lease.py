@@ -28,8 +28,9 @@ for line in sys.stdin:
     except Exception as error:
         print(json.dumps(str(error)), flush=True)
 """
-READS, ROUNDS, EACH = 40, 5, 8
-NOT_LEADER = 10250
+READS, ROUNDS, EACH, BEFORE_QUICK = 40, 5, 8, 5
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+NOT_LEADER, LEADERSHIP_LOST = 10250, 10506
 
 
 class Remote:
@@ -89,13 +90,19 @@ STATEMENTS = {
     "a table that is not there, to write": (wire.EXEC_SQL, "INSERT INTO later{0} VALUES (1)"),
     "a table that is not there, prepared": (wire.PREPARE, "SELECT * FROM later{0}"),
     "a value that is wrong": (wire.QUERY_SQL, "SELECT json(j) FROM documents{0}"),
+    "a table that is there already": (wire.EXEC_SQL, "CREATE TABLE IF NOT EXISTS dropped{0} (a)"),
+    "a table that is not there, to drop": (wire.EXEC_SQL, "DROP TABLE IF EXISTS later{0}"),
     "nothing to change": (wire.EXEC_SQL, "UPDATE documents{0} SET j = '[]' WHERE j = '{{}}'"),
 }
 BEFORE = (
     "CREATE TABLE IF NOT EXISTS keys{0} (k PRIMARY KEY); INSERT OR REPLACE INTO keys{0} VALUES (1); "
-    "CREATE TABLE IF NOT EXISTS documents{0} (k PRIMARY KEY, j); INSERT OR REPLACE INTO documents{0} VALUES (1, '{{')"
+    "CREATE TABLE IF NOT EXISTS documents{0} (k PRIMARY KEY, j); INSERT OR REPLACE INTO documents{0} VALUES (1, '{{'); "
+    "CREATE TABLE IF NOT EXISTS dropped{0} (a)"
 )
-SINCE = "DELETE FROM keys{0}; CREATE TABLE IF NOT EXISTS later{0} (a); UPDATE documents{0} SET j = '{{}}'"
+SINCE = (
+    "DELETE FROM keys{0}; CREATE TABLE IF NOT EXISTS later{0} (a); DROP TABLE IF EXISTS dropped{0}; "
+    "UPDATE documents{0} SET j = '{{}}'"
+)
 
 
 def test_a_paused_leader_does_not_fail_for_what_is_old(three):
@@ -108,7 +115,12 @@ def test_a_paused_leader_does_not_fail_for_what_is_old(three):
 def pause_and_fail(nodes, addresses, number):
     make_so(nodes[0], BEFORE.format(number))
     leader, other = leader_and_other(nodes, addresses)
-    asked = [(what, wire.Wire(leader.address).open()) for what in STATEMENTS for _ in range(EACH)]
+    asked = [(what, wire.Wire(leader.address).open()) for _ in range(EACH) for what in STATEMENTS]
+    # The loop runs at once what proved quick.
+    for what, connection in asked:
+        for _ in range(BEFORE_QUICK):
+            connection.send(request(what, number))
+            connection.response()
     os.kill(leader.process.pid, signal.SIGSTOP)
     for what, connection in asked:
         connection.send(request(what, number)[:8])
@@ -123,7 +135,7 @@ def pause_and_fail(nodes, addresses, number):
         if kind != wire.FAILURE or wire.Failure(body).code != NOT_LEADER:
             old[what] = kind, body
         connection.close()
-    assert not old, f"round {number}"
+    assert not old, f"round {number}: {sorted(old)}"
 
 
 @pytest.mark.parametrize("three", [0], indirect=True, ids=["usual timers"])
@@ -141,6 +153,37 @@ def test_a_leader_that_was_not_asked_for_long_still_says_why_it_fails(three):
                 connection.query("SELECT json(j) FROM documents0")
             assert connection.execute("UPDATE documents0 SET j = '[]' WHERE j = '{}'")[1] == 0
             assert not threading.Event().wait(2)  # more than what is covered
+
+
+def test_a_write_that_is_not_replicated_returns_no_rows(three):
+    nodes, addresses = three
+    leader, _ = leader_and_other(nodes, addresses)
+    others = [node for node in nodes if node is not leader]
+    with wire.Wire(leader.address).open() as connection:
+        for node in others:
+            os.kill(node.process.pid, signal.SIGSTOP)
+        connection.send(wire.message(wire.QUERY_SQL, wire.word(0) + wire.text("INSERT INTO t VALUES ('x') RETURNING a")))
+        # Without the others it gives the lead up.
+        kind, _, body = connection.response()
+        for node in others:
+            os.kill(node.process.pid, signal.SIGCONT)
+    assert kind == wire.FAILURE
+    failure = wire.Failure(body)
+    assert (failure.code, failure.text) == (LEADERSHIP_LOST, "leadership lost")
+
+
+@pytest.mark.parametrize("three", [0], indirect=True, ids=["usual timers"])
+@pytest.mark.parametrize("kind", [wire.EXEC_SQL, wire.QUERY_SQL], ids=["exec", "query"])
+def test_a_statement_that_the_loss_of_the_lead_stops(three, kind):
+    nodes, addresses = three
+    leader, _ = leader_and_other(nodes, addresses)
+    heir = next(number for number, node in enumerate(nodes, 1) if node is not leader)
+    with wire.Wire(leader.address).open() as connection, wire.Wire(leader.address) as other:
+        connection.send(wire.message(kind, wire.word(0) + wire.text(f"INSERT INTO t {ENDLESS}")))
+        other.call(wire.TRANSFER, wire.word(heir), wire.EMPTY)
+        answer, _, body = connection.response()
+    assert answer == wire.FAILURE
+    assert (wire.Failure(body).code, wire.Failure(body).text) == (NOT_LEADER, "not leader")
 
 
 def request(what, number):

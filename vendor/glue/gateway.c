@@ -100,10 +100,29 @@ static void correct_tail(struct exec *exec)
 	}
 }
 
+/*
+ * A statement that was stopped because the lead is lost is not at fault: whoever asks the next leader may ask again. And rows
+ * that a write returned are not so when it is not replicated; behind them its failure would read as another one.
+ */
+static void correct_failure(struct exec *exec)
+{
+	struct gateway *gateway = exec->data;
+	struct handle *req = gateway->req;
+	bool stopped = exec->status == RAFT_ERROR && sqlite3_errcode(gateway->leader->conn) == SQLITE_INTERRUPT;
+	if (CURE_STOPPED && stopped && !req->cancellation_requested && gateway->raft->state != RAFT_LEADER) {
+		exec->status = RAFT_NOTLEADER;
+	}
+	if (CURE_BEHIND && exec->status != RAFT_OK && glue_is_query(req)) {
+		/* Where the message's body begins, behind the word of its header. */
+		req->buffer->offset = sizeof(uint64_t);
+	}
+}
+
 static void executed(struct exec *exec)
 {
 	struct gateway *gateway = exec->data;
 	int type = gateway->req->type;
+	correct_failure(exec);
 	if (type == DQLITE_REQUEST_QUERY_SQL && CURE_TAIL) {
 		correct_tail(exec);
 	}
