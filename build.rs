@@ -84,6 +84,9 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("src/raft/uv_segment.c", &[("byteCrc32", "glue_crc32")]),
+    ("src/raft/uv.c", &[("UvList", "glue_list_to_load")]),
+    // Only for a line below.
+    ("src/raft/snapshot.c", &[]),
     ("src/raft/configuration.c", &[("raft_malloc", "glue_raft_zeroed")]),
     ("src/raft/uv_encoding.c", &[("raft_malloc", "glue_raft_zeroed")]),
     (
@@ -94,6 +97,8 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/raft/uv_snapshot.c",
         &[
             ("byteCrc32", "glue_crc32"),
+            ("UvFsMakeFile", "glue_make_file"),
+            ("UvFsMakeCompressedFile", "glue_make_compressed_file"),
             ("UvFsReadFile", "glue_read_snapshot"),
             ("UvFsReadCompressedFile", "glue_read_snapshot"),
         ],
@@ -126,6 +131,8 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     (
         "src/raft/uv_fs.c",
         &[
+            ("read", "glue_read_on"),
+            ("UvOsWrite", "glue_os_write"),
             ("UvOsIoSetup", "glue_io_setup"),
             ("UvOsIoSubmit", "glue_io_submit"),
             ("UvOsIoGetevents", "glue_io_getevents"),
@@ -260,12 +267,101 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "PRE(f->state == NORMAL);\n\tf->state = DELETING;",
         "f->state = DELETING;",
     ),
+    // The page that SQLite leaves out at 1 GiB was left out again 4 GiB later, where SQLite has data.
+    (
+        "src/vfs.c",
+        "pending_page",
+        "(page_size * d->n_pages == dq_sqlite_pending_byte);",
+        "((uint64_t)page_size * d->n_pages == dq_sqlite_pending_byte);",
+    ),
+    // Memory of the pages: vendor/glue/pages.c.
+    (
+        "src/vfs.c",
+        "pages",
+        "f->page = sqlite3_malloc64(size);",
+        "extern void *glue_page_new(sqlite3_uint64); f->page = glue_page_new(size);",
+    ),
+    (
+        "src/vfs.c",
+        "pages",
+        "sqlite3_free(f->page);",
+        "extern void glue_page_free(void *); glue_page_free(f->page);",
+    ),
+    (
+        "src/vfs.c",
+        "pages",
+        "*page = sqlite3_malloc64(page_size);",
+        "extern void *glue_page_new(sqlite3_uint64); extern void glue_page_free(void *); *page = glue_page_new(page_size);",
+    ),
+    (
+        "src/vfs.c",
+        "pages",
+        "void *pending_byte_page = sqlite3_malloc64(page_size);",
+        "void *pending_byte_page = glue_page_new(page_size); if (pending_byte_page != NULL) { memset(pending_byte_page, 0, page_size); }",
+    ),
+    ("src/vfs.c", "pages", "sqlite3_free(*page);", "glue_page_free(*page);"),
+    (
+        "src/vfs.c",
+        "pages",
+        "sqlite3_free(*cursor);",
+        "extern void glue_page_free(void *); glue_page_free(*cursor);",
+    ),
+    (
+        "src/vfs.c",
+        "pages",
+        "sqlite3_free(d->pages[i]);",
+        "extern void glue_page_free(void *); glue_page_free(d->pages[i]);",
+    ),
+    (
+        "src/vfs.c",
+        "pages",
+        "void *page = sqlite3_malloc64(snapshot->page_size);",
+        "extern void *glue_page_restored(const struct vfsSnapshot *, size_t); void *page = glue_page_restored(snapshot, i);",
+    ),
+    (
+        "src/vfs.c",
+        "pages",
+        "memcpy(page, snapshot->pages[i], snapshot->page_size);",
+        "",
+    ),
+    (
+        "src/vfs.c",
+        "pages",
+        "sqlite3_free(pages[j]);",
+        "extern void glue_page_free(void *); glue_page_free(pages[j]);",
+    ),
+    (
+        "src/leader.c",
+        "pages",
+        "sqlite3_free(transaction.pages[i]);",
+        "extern void glue_page_free(void *); glue_page_free(transaction.pages[i]);",
+    ),
+    (
+        "src/raft/snapshot.c",
+        "pages",
+        "rv = r->fsm->restore(r->fsm, &snapshot->bufs[0]);",
+        "extern int glue_restore(struct raft_fsm *, struct raft_buffer *); rv = glue_restore(r->fsm, &snapshot->bufs[0]);",
+    ),
+    (
+        "src/fsm.c",
+        "pages",
+        "/* Don't use sqlite3_free as this buffer is allocated by raft. */\n\traft_free(buf->base);",
+        "",
+    ),
     // When a snapshot is due: vendor/glue/snapshot.c.
     (
         "src/raft/replication.c",
         "snapshot_due",
         "if (r->last_applied - r->log->snapshot.last_index <\n\t    r->snapshot.threshold) {",
         "extern bool glue_snapshot_is_due(struct raft *); if (!glue_snapshot_is_due(r)) {",
+    ),
+    // And what of the log stays on the disk behind it: vendor/glue/trailing.c.
+    (
+        "src/raft/replication.c",
+        "disk_trailing",
+        "rv = r->io->snapshot_put(r->io, r->snapshot.trailing, &r->snapshot.put,",
+        "extern unsigned glue_trailing_on_disk(struct raft *, raft_index); \
+         rv = r->io->snapshot_put(r->io, glue_trailing_on_disk(r, snapshot->index), &r->snapshot.put,",
     ),
 ];
 
@@ -291,8 +387,8 @@ const CURES_IN_C: &[&str] = &[
     "unwind",
 ];
 
-/// Functions of `REPLACED` that `vendor/glue` calls itself, too; it sees `CURE_<NAME>` for them as well.
-const CALLED_IN_C: &[&str] = &["leader_exec_resume", "query__batch"];
+/// Cures of `REPLACED` and `LINES` that other glue has to know of; it sees `CURE_<NAME>` for them as well.
+const CALLED_IN_C: &[&str] = &["leader_exec_resume", "pages", "query__batch"];
 
 /// The same in Rust, where `cfg!(without = "<name>")` is true if one is left out.
 const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix", "signals"];

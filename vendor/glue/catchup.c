@@ -33,12 +33,6 @@ enum { INSTALL_BYTES_PER_MS = 10 * 1000 };
 /* How much log is kept for a member that catches up, unless the snapshot that it would get instead is larger. */
 enum { KEEP_BYTES = 64 << 20 };
 
-/*
- * How much log stays in memory behind a snapshot, for members that are a little behind: as much as the snapshot, within
- * these bounds. The engine counts entries only.
- */
-enum { LEAST_TRAILING = 64 << 20, MOST_TRAILING = 256 << 20 };
-
 /* A member that this node, as the leader, brings up to date. */
 struct transfer {
 	struct transfer *next;
@@ -355,7 +349,7 @@ int glue_raft_write(uv_write_t *req, uv_stream_t *stream, const uv_buf_t bufs[],
 			transfer->stream = stream;
 		}
 	}
-	return uv_write(req, stream, bufs, n, cb);
+	return glue_write_in_parts(req, stream, bufs, n, cb);
 }
 
 /* Stand in for uv_read_start and uvDecodeMessage in uv_recv.c: how much of a snapshot has arrived. */
@@ -424,8 +418,7 @@ static uint64_t snapshot_size(struct raft *raft, const struct transfer *transfer
 static raft_index light_enough(struct raft *raft, raft_index oldest, raft_index last)
 {
 	struct raft_log *log = raft->log;
-	uint64_t bytes = 0, limit = glue_growth_of(raft)->size;
-	limit = limit < LEAST_TRAILING ? LEAST_TRAILING : limit > MOST_TRAILING ? MOST_TRAILING : limit;
+	uint64_t bytes = 0, limit = glue_trailing_bytes(glue_growth_of(raft)->size);
 	raft_index index = last;
 	while (index > oldest) {
 		const struct raft_entry *entry = logGet(log, index);

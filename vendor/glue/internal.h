@@ -190,6 +190,15 @@ void glue_transfers_detach(struct glue_transfers *transfers);
 void glue_transfers_free(struct glue_transfers *transfers);
 /* Those of the node that this thread, its loop's, belongs to. */
 struct glue_transfers *glue_transfers_here(void);
+/* The node of this loop is to end; any thread that works for it. */
+bool glue_is_stopping(uv_loop_t *loop);
+/* uv_write of a message of any size (parts.c). */
+int glue_write_in_parts(uv_write_t *req, uv_stream_t *stream, const uv_buf_t bufs[], unsigned n, uv_write_cb cb);
+/* How much log may stay behind a snapshot of this size (trailing.c). */
+uint64_t glue_trailing_bytes(uint64_t snapshot);
+/* Memory for a page of a database (pages.c). */
+void *glue_page_new(unsigned long long size);
+void glue_page_free(void *page);
 /* In a message to a member: what is committed, as far as the message goes (replication.c). */
 struct raft_append_entries;
 void glue_bound_commit(struct raft_append_entries *args);

@@ -27,6 +27,7 @@ struct glue_node {
 	struct glue_turn turn;
 	struct glue_opened opened;
 	atomic_bool lost;
+	atomic_bool stopping;
 	bool started; /* the engine's thread exists */
 	pthread_t thread;
 	char reason[GLUE_ERRMSG_SIZE];
@@ -42,6 +43,12 @@ struct glue_pool *glue_pool_of(uv_loop_t *loop)
 {
 	struct dqlite_node *engine = (struct dqlite_node *)((char *)loop - offsetof(struct dqlite_node, loop));
 	return owner_of(engine)->pool;
+}
+
+bool glue_is_stopping(uv_loop_t *loop)
+{
+	struct dqlite_node *engine = (struct dqlite_node *)((char *)loop - offsetof(struct dqlite_node, loop));
+	return atomic_load(&owner_of(engine)->stopping);
 }
 
 struct glue_loop *glue_loop_of(struct glue_node *node)
@@ -576,6 +583,7 @@ static int stop_engine(struct glue_node *node)
 
 int glue_node_stop(struct glue_node *node)
 {
+	atomic_store(&node->stopping, true);
 	int rv = run_guarded(node, stop_engine);
 	free_unless_lost(node);
 	return rv;

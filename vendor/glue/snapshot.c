@@ -1,6 +1,7 @@
-/* Snapshots: when they are due, how they are read, how they are installed. */
+/* Snapshots: when they are due, how they are written and read, what if one is not installed. */
 #include <fcntl.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,7 +10,9 @@
 
 #include "raft.h"
 #include "raft/log.h"
+#include "raft/uv.h"
 #include "raft/uv_fs.h"
+#include "raft/uv_os.h"
 #include "lib/assert.h"
 #include "vfs.h"
 
@@ -100,16 +103,89 @@ int glue_read_snapshot(const char *dir, const char *name, struct raft_buffer *bu
 }
 
 /*
- * Stands in for VfsRestore in fsm.c, which makes the new pages before it gives the old ones back. They have no use any more:
- * the log that led to them is gone. So first everything but one page goes.
+ * Stands in for read in uv_fs.c: a compressed file is read in pieces of 4 MB, and the disk stood still while one was
+ * decompressed.
  */
+ssize_t glue_read_on(int fd, void *room, size_t size);
+ssize_t glue_read_on(int fd, void *room, size_t size)
+{
+	off_t at = lseek(fd, 0, SEEK_CUR);
+	posix_fadvise(fd, at + (off_t)size, (off_t)size, POSIX_FADV_WILLNEED);
+	return read(fd, room, size);
+}
+
+/* The loop of the node whose snapshot this thread writes. */
+static __thread uv_loop_t *writing;
+
+static uv_loop_t *loop_of(const char *dir)
+{
+	/* The engine always passes the name that stands in this very struct. */
+	return ((const struct uv *)(dir - offsetof(struct uv, dir)))->loop;
+}
+
+/*
+ * Stand in for UvFsMakeFile and UvFsMakeCompressedFile in uv_snapshot.c. A stop waited until all of a snapshot was on the
+ * disk, which the next start can do without: it has the one before and the log. Now it is given up.
+ */
+int glue_make_file(const char *dir, const char *name, struct raft_buffer *bufs, unsigned n, char *errmsg);
+int glue_make_file(const char *dir, const char *name, struct raft_buffer *bufs, unsigned n, char *errmsg)
+{
+	writing = loop_of(dir);
+	int rv = UvFsMakeFile(dir, name, bufs, n, errmsg);
+	writing = NULL;
+	return rv;
+}
+
+int glue_make_compressed_file(const char *dir, const char *name, struct raft_buffer *bufs, unsigned n, char *errmsg);
+int glue_make_compressed_file(const char *dir, const char *name, struct raft_buffer *bufs, unsigned n, char *errmsg)
+{
+	writing = loop_of(dir);
+	int rv = UvFsMakeCompressedFile(dir, name, bufs, n, errmsg);
+	writing = NULL;
+	return rv;
+}
+
+enum { PARTS = 256, PART = 1 << 20 };
+
+/*
+ * Stands in for UvOsWrite in uv_fs.c, in parts: the kernel writes no more than 2 GiB at once, and a snapshot from the leader
+ * is one buffer. The sum may not fit an int; the callers compare it with that of the buffers, cut in the same way.
+ */
+int glue_os_write(uv_file fd, const uv_buf_t bufs[], unsigned n, int64_t offset);
+int glue_os_write(uv_file fd, const uv_buf_t bufs[], unsigned n, int64_t offset)
+{
+	size_t sum = 0, begun = 0; /* bytes, of all and of the first buffer that is left */
+	for (unsigned i = 0; i < n;) {
+		uv_buf_t parts[PARTS];
+		size_t asked = sum;
+		unsigned count = 0;
+		for (; i < n && count < PARTS; count++) {
+			size_t left = bufs[i].len - begun, part = left < PART ? left : PART;
+			parts[count] = uv_buf_init(bufs[i].base + begun, (unsigned)part);
+			asked += part;
+			begun = part < left ? begun + part : 0;
+			i += part == left;
+		}
+		if (writing != NULL && glue_is_stopping(writing)) {
+			return UV_ECANCELED;
+		}
+		int rv = UvOsWrite(fd, parts, count, offset < 0 ? offset : offset + (int64_t)sum);
+		if (rv < 0) {
+			return rv;
+		}
+		sum += (size_t)rv;
+		if (sum < asked) {
+			break; /* a full disk */
+		}
+	}
+	return (int)sum;
+}
+
+/* Stands in for VfsRestore in fsm.c. */
 int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot);
 int glue_vfs_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
 {
-	struct vfsSnapshot start = *snapshot;
-	start.page_count = snapshot->page_count > 0 ? 1 : 0;
-	int rv = VfsRestore(conn, &start);
-	rv = rv != SQLITE_OK ? rv : VfsRestore(conn, snapshot);
+	int rv = VfsRestore(conn, snapshot);
 	struct glue_growth *growth = glue_growth_of(glue_raft_here());
 	uint64_t size = (uint64_t)snapshot->page_count * snapshot->page_size;
 	growth->size = growth->size > size ? growth->size : size;

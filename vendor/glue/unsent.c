@@ -55,7 +55,7 @@ void glue_take_back(sqlite3 *conn)
 		return;
 	}
 	for (unsigned i = 0; i < transaction.n_pages; i++) {
-		sqlite3_free(transaction.pages[i]);
+		(CURE_PAGES ? glue_page_free : sqlite3_free)(transaction.pages[i]);
 	}
 	sqlite3_free(transaction.pages);
 	sqlite3_free(transaction.page_numbers);
