@@ -21,7 +21,7 @@ static void begin(struct wire *wire, const struct sockaddr *address, socklen_t s
 	}
 	wire->room = 4 << 20;
 	wire->buffer = malloc(wire->room);
-	if (wire->buffer == NULL || send(wire->fd, &version, sizeof version, 0) != sizeof version) {
+	if (wire->buffer == NULL || send(wire->fd, &version, sizeof version, MSG_NOSIGNAL) != sizeof version) {
 		die("connect", "the version word was not taken");
 	}
 }
@@ -125,7 +125,7 @@ static int answer(struct wire *wire, size_t *size)
 
 static void transmit(struct wire *wire, const struct request *request)
 {
-	if (send(wire->fd, request->bytes, request->size, 0) != (ssize_t)request->size) {
+	if (send(wire->fd, request->bytes, request->size, MSG_NOSIGNAL) != (ssize_t)request->size) {
 		die("send", "the node took only a part");
 	}
 }

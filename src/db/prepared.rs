@@ -185,3 +185,7 @@ impl Drop for PreparedStatement {
         self.session.statement_closed();
     }
 }
+
+#[cfg(test)]
+#[path = "prepared_tests.rs"]
+mod tests;

@@ -369,4 +369,4 @@ fn millis(time: Duration) -> u64 {
 
 #[cfg(test)]
 #[path = "shared_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -20,7 +20,9 @@ void glue_wrong(int kind)
 {
 	volatile int number = INT_MAX;
 	pthread_t other;
-	volatile unsigned char *bytes = malloc(40);
+	/* Of a size that the compiler does not know: the other sanitizer would see it first. */
+	volatile size_t size = 40;
+	volatile unsigned char *bytes = malloc(size);
 	if (bytes == NULL)
 		return;
 	switch (kind) {

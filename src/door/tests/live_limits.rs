@@ -134,6 +134,7 @@ fn an_announced_gigabyte_costs_nothing() {
 }
 
 #[test]
+#[cfg_attr(sanitized, ignore = "the sanitizer holds back freed memory")]
 fn a_slow_reader_gets_everything_and_holds_little() {
     alone(
         "tests::live_limits::a_slow_reader_gets_everything_and_holds_little",
@@ -155,6 +156,7 @@ fn a_slow_reader_gets_everything_and_holds_little() {
 }
 
 #[test]
+#[cfg_attr(sanitized, ignore = "the sanitizer holds back freed memory")]
 fn a_large_request_passes_whole_and_its_memory_is_given_back() {
     alone(
         "tests::live_limits::a_large_request_passes_whole_and_its_memory_is_given_back",
