@@ -378,6 +378,7 @@ const CURES_IN_C: &[&str] = &[
     "ended",
     "errors",
     "falling",
+    "further",
     "lease",
     "signals",
     "stop",

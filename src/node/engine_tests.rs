@@ -115,7 +115,21 @@ fn a_leader_that_steps_down_appends_nothing_under_the_next_term() {
 /// Half-read rows hold a lock on the database; a node that no longer leads may be sent a snapshot, which has to replace it.
 #[test]
 fn rows_that_nobody_reads_end_with_the_lead() {
-    let cluster = Cluster::new("half-read");
+    ends_with_the_lead("half-read", &ENDLESS.replace("count(*)", "hex(zeroblob(2000)), i"));
+}
+
+/// The same while the next ones are found, which takes long: when the lead is lost nothing waits to be sent.
+#[test]
+fn rows_that_are_under_way_end_with_the_lead() {
+    let slow = "(WITH RECURSIVE m(j) AS (SELECT i UNION ALL SELECT j + 1 FROM m LIMIT 50000) SELECT max(j) FROM m)";
+    ends_with_the_lead(
+        "under-way",
+        &ENDLESS.replace("count(*)", &format!("hex(zeroblob(2000)), {slow}")),
+    );
+}
+
+fn ends_with_the_lead(name: &str, many: &str) {
+    let cluster = Cluster::new(name);
     let session = cluster.nodes[0].1.open_session("test.db", Arc::default()).unwrap();
     let leads = session.leader().unwrap();
     let (_, leader) = cluster.nodes.iter().find(|(address, _)| *address == leads).unwrap();
@@ -127,10 +141,13 @@ fn rows_that_nobody_reads_end_with_the_lead() {
         vfs: b"volatile",
     }
     .encode(&mut bytes);
-    let many = ENDLESS.replace("count(*)", "hex(zeroblob(2000)), i");
-    query_sql(&many).encode(&mut bytes);
+    query_sql(many).encode(&mut bytes);
     stream.write_all(&bytes, soon()).unwrap();
-    stream.read_some(&mut [0; 64], soon()).unwrap();
+    // The answer to OPEN is 16 bytes long; behind it come rows.
+    let mut came = 0;
+    while came <= 16 {
+        came += stream.read_some(&mut [0; 64], soon()).unwrap();
+    }
     leader.handover().unwrap();
     let until = Instant::now() + Duration::from_secs(10);
     // So few that they fit the socket's buffer.

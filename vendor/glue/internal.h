@@ -178,6 +178,9 @@ void glue_path_hear(struct glue_path *path, const uint8_t *bytes, size_t size);
 /* The client does not take its answer, or takes it again. */
 struct conn;
 void glue_visitor_held_up(struct conn *conn, bool held_up);
+/* It has rows of its query, and further ones are under way. */
+void glue_visitor_note_rows(struct conn *conn, bool has_rows);
+bool glue_visitor_has_rows(struct conn *conn);
 
 /* The statement that runs next on this connection of SQLite belongs to the client behind this socket. */
 struct sqlite3;

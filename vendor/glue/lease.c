@@ -20,6 +20,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
+#include "conn.h"
 #include "gateway.h"
 #include "leader.h"
 #include "protocol.h"
@@ -371,6 +372,7 @@ raft_io_async_work_cb glue_work_done(struct gateway *gateway, raft_io_async_work
 	const struct handle *req = gateway->req;
 	bool query = glue_is_query(req);
 	/* Further rows are of the state that was proven with the first. */
+	glue_visitor_note_rows((struct conn *)((char *)gateway - offsetof(struct conn, gateway)), query && req->parameters_bound);
 	if (query && req->parameters_bound) {
 		return done;
 	}

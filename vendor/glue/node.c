@@ -345,23 +345,31 @@ int glue_transport_write(struct transport *transport, uv_buf_t *buf, transport_w
 	return rv;
 }
 
-static void end_write(struct gateway *gateway)
+static void shut_down(struct gateway *gateway)
 {
 	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
 	uv_os_fd_t fd;
-	bool writing = conn->transport.write_cb != NULL;
-	if (writing && uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0) {
+	if (uv_fileno((uv_handle_t *)conn->transport.stream, &fd) == 0) {
 		shutdown(fd, SHUT_RDWR);
 	}
 }
 
-/* The same for rows that are half read when the lead is lost: they hold a lock, and no snapshot could be installed. */
+static bool is_writing(const struct gateway *gateway)
+{
+	return ((const struct conn *)((const char *)gateway - offsetof(struct conn, gateway)))->transport.write_cb != NULL;
+}
+
+/*
+ * The same for rows that are half read when the lead is lost: they hold a lock, and no snapshot could be installed. Further
+ * ones may be under way on a thread of the pool, and would wait for their reader then.
+ */
 void glue_gateway_close_leader(struct gateway *gateway);
 void glue_gateway_close_leader(struct gateway *gateway)
 {
-	const struct handle *req = gateway->req;
-	if (req != NULL && (req->type == DQLITE_REQUEST_QUERY || req->type == DQLITE_REQUEST_QUERY_SQL)) {
-		end_write(gateway);
+	struct conn *conn = (struct conn *)((char *)gateway - offsetof(struct conn, gateway));
+	bool query = gateway->req != NULL && glue_is_query(gateway->req);
+	if (query && (is_writing(gateway) || (CURE_FURTHER && glue_visitor_has_rows(conn)))) {
+		shut_down(gateway);
 	}
 	gateway__close_leader(gateway);
 }
@@ -369,7 +377,9 @@ void glue_gateway_close_leader(struct gateway *gateway)
 void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb);
 void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb)
 {
-	end_write(gateway);
+	if (is_writing(gateway)) {
+		shut_down(gateway);
+	}
 	gateway__close(gateway, cb);
 }
 

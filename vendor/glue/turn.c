@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "internal.h"
 
@@ -34,8 +35,8 @@
 enum { STACK_NEEDED = 4 << 20 };
 /* A longer text takes longer to compile than the wake-ups take. */
 enum { LONGEST_REQUEST = 64 << 10 };
-/* Some ten microseconds, what a wake-up costs at least. */
-enum { SPINS = 200 };
+/* Some microseconds for a turn that ends just now; then it is slept for. */
+enum { SPINS = 50, LONGEST_WAIT_NS = 1000 * 1000 };
 
 struct exchange {
 	uv_stream_t *stream;
@@ -272,7 +273,10 @@ static void leave_shelter(const struct shelter *shelter)
 	pthread_setcancelstate(shelter->cancel, NULL);
 }
 
-/* Other callers have it for microseconds. The loop's own thread may have it for long, and then the socket is the way. */
+/*
+ * Other callers have it for microseconds, and to wait for them costs less than the socket. The loop's own thread may have it
+ * for long.
+ */
 static bool take_turn(struct glue_turn *turn)
 {
 	for (int i = 0; i < SPINS && !atomic_load(&turn->loop_runs); i++) {
@@ -281,7 +285,15 @@ static bool take_turn(struct glue_turn *turn)
 		}
 		pause_processor();
 	}
-	return false;
+	if (atomic_load(&turn->loop_runs)) {
+		return false;
+	}
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += LONGEST_WAIT_NS;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	return pthread_mutex_timedlock(&turn->mutex, &until) == 0;
 }
 
 /* With the turn. False: nothing of it has happened. */

@@ -33,6 +33,7 @@ struct glue_visitor {
 	bool greeted;	  /* the first request has been seen, by the door */
 	bool begun;	  /* a request has begun to arrive */
 	bool held_up;	  /* the client does not take its answer */
+	bool has_rows;	  /* and further ones of its query are under way */
 	bool listens;	  /* libuv reads from the socket */
 	bool wanted;	  /* and the engine wants what it reads */
 	unsigned unwanted; /* reads since the engine wanted the last one */
@@ -405,6 +406,7 @@ int glue_gateway_handle(struct gateway *gateway,
 	if (conn->closed) {
 		return 0;
 	}
+	glue_visitor_note_rows(conn, false);
 	if (visitor != NULL) {
 		glue_visits_here()->arriving -= visitor->arrived;
 		visitor->arrived = 0;
@@ -421,6 +423,20 @@ int glue_gateway_handle(struct gateway *gateway,
 		return 0;
 	}
 	return gateway__handle(gateway, req, type, schema, buffer, cb);
+}
+
+void glue_visitor_note_rows(struct conn *conn, bool has_rows)
+{
+	struct glue_visitor *visitor = visitor_of(conn);
+	if (visitor != NULL) {
+		visitor->has_rows = has_rows;
+	}
+}
+
+bool glue_visitor_has_rows(struct conn *conn)
+{
+	struct glue_visitor *visitor = visitor_of(conn);
+	return visitor != NULL && visitor->has_rows;
 }
 
 /*
