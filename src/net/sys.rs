@@ -20,6 +20,10 @@ const SYNCHRONOUS: [libc::c_int; 7] = [
     libc::SIGSYS,
 ];
 
+/// As much as the threads of most programs have: statements run on the thread that asks only where there is stack for them
+/// (docs/adr/0009). What nobody uses costs nothing but addresses.
+const STACK: usize = 8 << 20;
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -83,7 +87,10 @@ pub(crate) fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<thread::JoinHandle<T>> {
     let _blocked = SignalsBlocked::new();
-    thread::Builder::new().name(name.to_owned()).spawn(body)
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK)
+        .spawn(body)
 }
 
 /// What to be told about a descriptor, besides errors.
