@@ -175,6 +175,7 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
             node.close_door();
         } else if duties.joined() {
             // Once a second for all of it: each time the engine is asked wakes two threads.
+            known.moves = node.watch().moves();
             if let Ok(status) = node.status() {
                 match rival::find(&node, &status) {
                     Some(rival) => node.watch().lose(rival),
@@ -197,6 +198,8 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
 #[derive(Default)]
 struct Known {
     members: Vec<Member>,
+    /// Before it looked: what it sees is of no use if the node has left its cluster since.
+    moves: u64,
     /// By which the engine tells whether they are still the same.
     configuration: Option<u64>,
     adjusted: Option<Instant>,
@@ -264,8 +267,7 @@ fn look_after(node: &Arc<Instance>, status: &Status, known: &mut Known, slot: &A
         known.configuration = Some(status.configuration);
     } else if !members.is_empty() {
         let entries: Vec<Entry> = members.iter().map(entry).collect();
-        node.watch().learn(&entries);
-        if files::store_cluster(node.dir(), &entries).is_ok() {
+        if node.watch().keep(&entries, known.moves).unwrap_or(false) {
             known.members = members;
         }
     }

@@ -357,11 +357,15 @@ impl Instance {
     /// are `peers`. A crash at any point is made good by the next start.
     pub(crate) fn rejoin(&self, peers: &[Entry]) -> Result<()> {
         let core = self.core()?;
-        files::store_join(&self.dir, files::Join::Reset)?;
-        files::store_cluster(&self.dir, peers)?;
-        self.watch.set_plan(Plan::Join);
-        self.watch.learn(peers);
+        // Nobody asks it for its members any more, who are this node alone.
         *self.core.lock() = None;
+        // First whom to ask: a start that has to join and knows nobody could not go on.
+        let noted = self.watch.leave_for(peers);
+        if let Err(error) = noted.and_then(|()| files::store_join(&self.dir, files::Join::Reset)) {
+            *self.core.lock() = Some(core);
+            return Err(error);
+        }
+        self.watch.set_plan(Plan::Join);
         core.door.close();
         core.engine.stop()?;
         drop(core);

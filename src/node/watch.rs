@@ -32,6 +32,8 @@ pub(crate) struct Watch {
     wakes: Mutex<Vec<Weak<WakeSlot>>>,
     /// The other members, as last heard.
     others: Mutex<Vec<Address>>,
+    /// How often the node was told to leave its cluster for another.
+    moves: Mutex<u64>,
 }
 
 impl Watch {
@@ -47,6 +49,7 @@ impl Watch {
             lost: OnceLock::new(),
             wakes: Mutex::new(Vec::new()),
             others: Mutex::new(Vec::new()),
+            moves: Mutex::default(),
         };
         watch.learn(&known);
         watch
@@ -78,6 +81,29 @@ impl Watch {
             .filter(|member| member.address != self.me.address)
             .filter_map(|member| Address::parse_peer(&member.address, "address").ok())
             .collect();
+    }
+
+    pub(crate) fn moves(&self) -> u64 {
+        *self.moves.lock()
+    }
+
+    /// Keeps the members, also for the next start; false if the node has left them since `moves` was asked for.
+    pub(crate) fn keep(&self, members: &[Entry], moves: u64) -> Result<bool> {
+        let now = self.moves.lock();
+        if *now != moves {
+            return Ok(false);
+        }
+        self.learn(members);
+        files::store_cluster(&self.dir, members)?;
+        Ok(true)
+    }
+
+    /// From now on these are the members whom it asks to take it in.
+    pub(crate) fn leave_for(&self, members: &[Entry]) -> Result<()> {
+        let mut now = self.moves.lock();
+        *now += 1;
+        self.learn(members);
+        files::store_cluster(&self.dir, members)
     }
 
     /// Whom to ask for the leader: the members as last heard, then the list that the caller gave.

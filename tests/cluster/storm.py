@@ -56,6 +56,8 @@ FAULTS = {
     "split leader": (1, (0.5, 8.0)),
     "cut": (1, (0.5, 6.0)),
     "cut leader": (1, (0.5, 6.0)),
+    "reset": (2, (0.0, 0.5)),
+    "reset around paused leader": (1, (0.0, 2.5)),
 }
 
 
@@ -150,6 +152,8 @@ class Storm:
         nodes = self.cluster.nodes
         if name == "kill all":
             return nodes
+        if name == "reset":
+            return rng.sample(nodes, rng.randint(1, len(nodes)))
         if name in ("kill minority", "partition"):
             return rng.sample(nodes, rng.randint(1, (len(nodes) - 1) // 2))
         leader = self.cluster.find_leader() if name.endswith("leader") else None
@@ -175,6 +179,21 @@ class Storm:
         began = time.monotonic()
         for node in victims:
             node.worker.pause()
+        self.wait(fault.lasts)
+        for node in victims:
+            node.worker.resume()
+            self.paused.append((node, began, time.monotonic()))
+
+    def do_reset(self, fault, victims, rng):
+        """Connections end, and new ones are fine; those of whom the leader knows nothing yet when it goes on, too."""
+        if fault.name == "reset":
+            self.net.reset(*[node.number for node in victims])
+            self.wait(fault.lasts)
+            return
+        began = time.monotonic()
+        for node in victims:
+            node.worker.pause()
+        self.net.reset(*[node.number for node in self.cluster.nodes if node not in victims])
         self.wait(fault.lasts)
         for node in victims:
             node.worker.resume()

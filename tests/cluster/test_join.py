@@ -740,7 +740,7 @@ def test_a_node_with_data_of_its_own_is_never_added(cluster):
     assert ids(worker) == {1: VOTER}
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.06, 0.1, 0.2])
+@pytest.mark.parametrize("delay", [0.0, 0.004, 0.007, 0.01, 0.014, 0.03, 0.06, 0.1, 0.2])
 def test_a_crash_while_a_blank_node_is_added(cluster, delay):
     """At any step of the reset; starting both again gives one cluster of two, or two whole ones that can be joined."""
     one, worker, addresses = several(cluster, 2)
