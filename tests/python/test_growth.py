@@ -89,6 +89,11 @@ def fill(connection, megabytes):
         connection.execute("INSERT INTO t VALUES (randomblob(?))", (MEGABYTE,))
 
 
+def small_until(connection, ready, what):
+    """How many entries lie between two snapshots depends on how long the first takes."""
+    support.wait_until(lambda: connection.execute("INSERT INTO t VALUES (1)") and ready(), 30, what)
+
+
 RESTART = """
 import sys
 from pathlib import Path
@@ -113,8 +118,8 @@ def test_a_restored_database_is_in_memory_once_and_not_at_all_after_the_stop(tmp
     try:
         connection = db.connect(node=node, database="a.db", autocommit=True)
         fill(connection, 105)
+        small_until(connection, lambda: taken(folder)[-1:] > [105], lambda: taken(folder))
         connection.close()
-        support.wait_until(lambda: taken(folder)[-1] >= 100, 30, lambda: taken(folder))
     finally:
         node.close()
     process = support.python(RESTART, EXAMPLES, address, folder)
@@ -181,8 +186,8 @@ def test_a_member_that_vanishes_amid_a_large_snapshot_gets_another(tmp_path, add
     try:
         connection = db.connect(node=node, database="a.db", autocommit=True)
         fill(connection, 300)
+        small_until(connection, lambda: taken(tmp_path / "node")[-1:] > [290], lambda: taken(tmp_path / "node"))
         connection.close()
-        support.wait_until(lambda: taken(tmp_path / "node")[-1:] > [290], 30, lambda: taken(tmp_path / "node"))
         member = support.python(MEMBER, *arguments)
         assert sending.wait(30)
         member.send_signal(signal.SIGSTOP)
