@@ -252,6 +252,16 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "if (transaction.n_pages == 0) { extern bool glue_waits_for_proof(struct exec *); \
          if (glue_waits_for_proof(req)) { suspend; }",
     ),
+    // What the log says is the size decides how many pages a snapshot or a DUMP has. The database may have more, where it
+    // shrank and no checkpoint was since, and all of them were written behind the end of the list; and where it grew beyond
+    // 1 GiB, the place of the page that SQLite leaves out there was never set.
+    (
+        "src/vfs.c",
+        "shrunk",
+        "for (unsigned i = 0; i < f->database->n_pages; i++) {\n\t\tpages[i] = f->database->pages[i];",
+        "static const uint8_t none[65536]; for (unsigned i = 0; i < page_count; i++) { \
+         pages[i] = i < f->database->n_pages ? f->database->pages[i] : (void *)none;",
+    ),
     // When a deletion may be: vendor/glue/deletion.c.
     (
         "src/vfs.c",

@@ -1,8 +1,10 @@
 """The node's public port, spoken to in raw bytes: what a real client sends works, and nothing that a client sends can
 harm the node. The engine itself dies or hangs of several of these (zero words, two gigabytes, id 0, DESCRIBE 1)."""
 
+import contextlib
 import random
 import socket
+import sqlite3
 import struct
 
 import pytest
@@ -144,6 +146,30 @@ def test_dump(node):
         assert struct.unpack_from("<Q", body)[0] == 2 and b"SQLite format 3\0" in body[:200]
         with pytest.raises(Failure, match="does not exist"):
             w.call(wire.DUMP, text("missing.db"), wire.FILES)
+
+
+def dump(w):
+    """The database's file as DUMP gives it."""
+    body = w.call(wire.DUMP, text("test.db"), wire.FILES)
+    start = body.index(b"SQLite format 3\0")
+    return body[start : start + struct.unpack_from("<Q", body, start - 8)[0]]
+
+
+def test_dumps_of_a_database_that_has_shrunk(node, tmp_path):
+    """Its pages of before are still there: they go to no place behind those that it has now."""
+    node.exec("CREATE TABLE large (a)")
+    node.exec("INSERT INTO large SELECT randomblob(1 << 20) FROM (WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 32) SELECT n FROM s)")
+    with Wire(node.address) as w:
+        w.open()
+        assert len(dump(w)) > 32 << 20
+        node.exec("DELETE FROM large")
+        node.exec("VACUUM")
+        for _ in range(20):
+            (tmp_path / "copy").write_bytes(dump(w))
+            with contextlib.closing(sqlite3.connect(tmp_path / "copy")) as copy:
+                assert copy.execute("SELECT count(*) FROM large").fetchone() == (0,)
+                assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    check_alive(node)
 
 
 def test_mistyped_values_keep_their_type(node):

@@ -289,7 +289,11 @@ int glue_restore(struct raft_fsm *fsm, struct raft_buffer *from)
 	if (buffer != NULL) {
 		pthread_mutex_lock(&mutex);
 		buffer->ours = true;
-		free_if_unused(find_buffer(from->base));
+		struct buffer **link = &buffers;
+		while (*link != buffer) {
+			link = &(*link)->next;
+		}
+		free_if_unused(link);
 		pthread_mutex_unlock(&mutex);
 	} else {
 		raft_free(from->base);

@@ -194,7 +194,8 @@ int glue_os_write(uv_file fd, const uv_buf_t bufs[], unsigned n, int64_t offset)
 			send_to_disk(fd, (size_t)rv);
 		}
 		if (sum < asked) {
-			break; /* a full disk */
+			/* A full disk, or a limit. Cut to an int, the sum may look like that of nothing or of all. */
+			return UV_ENOSPC;
 		}
 	}
 	return (int)sum;
