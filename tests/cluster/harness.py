@@ -208,14 +208,30 @@ class Net:
         self.cuts.discard((source, target))
         self.inside(source, f"neigh del {self.host(target)} dev eth0")
 
-    def reset(self, *numbers):
-        """Every connection of those hosts ends with a reset, at both ends; new ones are fine."""
-        kills = [
-            subprocess.Popen([*self.enter(number), "ss", "--kill", "--tcp", "state", "established"], stdout=subprocess.DEVNULL)
-            for number in numbers
-        ]
+    def reset(self, *numbers, to=None):
+        """Every connection of those hosts ends with a reset, at both ends; new ones are fine. `to`: only those that they opened
+        to the node of that host."""
+        which = ["dst", self.host(to), "dport", "=", f":{PORT}"] if to else []
+        kill = ["ss", "--kill", "--tcp", "state", "established", *which]
+        kills = [subprocess.Popen([*self.enter(number), *kill], stdout=subprocess.DEVNULL) for number in numbers]
         for kill in kills:
             assert kill.wait(30) == 0, "ss --kill"
+
+    def refuse(self, source, target):
+        """To `source` nobody listens at the target's address any more, as if a forwarder before it had died: what `source` sends
+        there comes to itself. Links that the target opens are fine, and what it had of others it keeps."""
+        self.inside(
+            source,
+            f"route add local {self.host(target)} dev lo table 77",
+            f"rule add to {self.host(target)} ipproto tcp dport {PORT} table 77",
+        )
+
+    def accept(self, source, target):
+        self.inside(
+            source,
+            f"rule del to {self.host(target)} ipproto tcp dport {PORT} table 77",
+            f"route del local {self.host(target)} dev lo table 77",
+        )
 
     def limit(self, number, rate):
         """Both ways: `rate` such as "1gbit", None for no limit."""

@@ -1,14 +1,17 @@
-"""A leader that was paused must not answer with what was true before, while the others went on without it."""
+"""A leader that others have replaced must not answer with what was true before."""
 
 import sys
+import threading
+import time
 
-from harness import ROOT, wait_until
+from harness import OK, ROOT, wait_until
 
 sys.path.append(str(ROOT / "tests/python"))
 import wire  # noqa: E402
 
 BACK = 30.0
 READERS = 10
+QUERY = wire.message(wire.QUERY_SQL, wire.word(0) + wire.text("SELECT a FROM t"))
 
 
 class Reader(wire.Wire):
@@ -20,34 +23,73 @@ class Reader(wire.Wire):
         self.open()
 
 
-def test_a_paused_leader_whose_connections_are_reset_reads_nothing_old(cluster):
-    """The followers have lost it and would elect another one at once, but it knows nothing of that before it goes on; and what
-    came before the end of its links it handles before."""
+def begin(cluster):
+    """Three nodes; who leads, and the others."""
     three = cluster(3).start()
     leader = three.settled_leader().open_db()
-    follower = three.followers()[0].open_db()
     leader.exec("CREATE TABLE t(a)")
     leader.exec("INSERT INTO t VALUES('old')")
-    query = wire.message(wire.QUERY_SQL, wire.word(0) + wire.text("SELECT a FROM t"))
+    return three, leader, [node.open_db() for node in three.nodes if node is not leader]
+
+
+def pause_reset_and_read(three, leader, followers, what):
+    """The followers have lost it and would elect another one at once, but it knows nothing of that before it goes on; and what
+    came before the end of its links it handles before."""
+    old, new = f"{what} old", f"{what} new"
+    readers = [Reader(three.net, three.observer_host, leader.number) for _ in range(READERS)]
+    leader.exec(f"UPDATE t SET a = '{old}'")
+    # From then on the loop answers such a query as soon as it is there.
+    for reader in readers:
+        for _ in range(20):
+            reader.query("SELECT a FROM t")
+    leader.worker.pause()
+    for reader in readers:
+        reader.send(QUERY[:8])
+    three.net.reset(*[node.number for node in followers])
+    wait_until(lambda: followers[0].worker.call("exec", sql=f"UPDATE t SET a = '{new}'").code == OK, BACK, "another leader")
+    for reader in readers:
+        reader.send(QUERY[8:])
+    leader.worker.resume()
+    for reader in readers:
+        kind, _, body = reader.response()
+        assert kind == wire.FAILURE or (new.encode() in body and old.encode() not in body), what
+        reader.close()
+
+
+def test_a_paused_leader_whose_connections_are_reset_reads_nothing_old(cluster):
+    three, leader, followers = begin(cluster)
     for number in range(5):
-        old, new = f"{number} old", f"{number} new"
-        readers = [Reader(three.net, three.observer_host, leader.number) for _ in range(READERS)]
-        leader.exec(f"UPDATE t SET a = '{old}'")
-        # From then on the loop answers such a query as soon as it is there.
-        for reader in readers:
-            for _ in range(20):
-                reader.query("SELECT a FROM t")
-        leader.worker.pause()
-        for reader in readers:
-            reader.send(query[:8])
-        three.net.reset(*[node.number for node in three.nodes if node is not leader])
-        wait_until(lambda: follower.worker.call("exec", sql=f"UPDATE t SET a = '{new}'").code == 0, BACK, "another leader")
-        for reader in readers:
-            reader.send(query[8:])
-        leader.worker.resume()
-        for reader in readers:
-            kind, _, body = reader.response()
-            assert kind == wire.FAILURE or (new.encode() in body and old.encode() not in body), f"round {number}"
-            reader.close()
+        pause_reset_and_read(three, leader, followers, f"{number}")
         leader = three.settled_leader().open_db()
-        follower = three.followers()[0].open_db()
+        followers = [node.open_db() for node in three.nodes if node is not leader]
+
+
+def test_nor_if_its_followers_took_it_for_lost_before(cluster):
+    """The end of a link that did no harm counts for nothing at the next."""
+    three, leader, followers = begin(cluster)
+    three.net.reset(*[node.number for node in followers], to=leader.number)
+    # Longer than they wait for a leader that they have lost; nothing shows when that is over.
+    threading.Event().wait(2.0)
+    pause_reset_and_read(three, leader, followers, "later")
+
+
+def test_a_leader_whose_address_alone_is_dead_reads_nothing_old(cluster):
+    """Its followers' links to it end, which it does not hear of, and new ones are refused; but it has its own to them. They
+    wait until it notices that nobody answers."""
+    three, leader, followers = begin(cluster)
+    reader = Reader(three.net, three.observer_host, leader.number)
+    for follower in followers:
+        three.net.refuse(follower.number, leader.number)
+    three.net.reset(*[node.number for node in followers], to=leader.number)
+    write = followers[0].worker.send("exec", sql="UPDATE t SET a = 'new'")
+    until, last = time.monotonic() + BACK, None
+    while time.monotonic() < until:
+        written = write.arrived.is_set()
+        if written and not last:
+            # It was another leader's, and the lease of this one is no longer than that.
+            until = last = time.monotonic() + 2.0
+        reader.send(QUERY)
+        kind, _, body = reader.response()
+        assert not written or kind == wire.FAILURE or b"new" in body, "an old row"
+    write.ok()
+    reader.close()

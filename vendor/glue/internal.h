@@ -148,7 +148,7 @@ struct exec;
 bool glue_holds(struct exec *exec, int rv);
 struct handle;
 bool glue_is_query(const struct handle *req);
-/* Any thread: the engine was given this socket as its link to a peer; -1: the peer was not reached. */
+/* Any thread: the engine was given this socket as its link to a peer; -1: nobody listens there. */
 void glue_loop_dialled(struct glue_loop *loop, const char *address, int fd);
 
 /* The raft link from this peer has ended; if it was the leader, an election begins soon. On the loop's thread. */
@@ -162,6 +162,8 @@ struct glue_visits *glue_visits_open(struct dqlite_node *engine, const struct gl
 void glue_visits_detach(struct glue_visits *visits);
 /* Those of the node that this thread, its loop's, belongs to. */
 struct glue_visits *glue_visits_here(void);
+/* Whether the last raft link that this peer opened is there and has not ended, read or unread. On the loop's thread. */
+bool glue_visits_hear(uint64_t peer);
 struct glue_visitor;
 struct glue_visitor *glue_visitor_new(const struct glue_visit *visit);
 /* On the loop's thread. */

@@ -59,7 +59,7 @@ struct link {
 	struct link *next;
 	struct glue_loop *loop;
 	uv_poll_t poll;
-	int fd; /* a copy of the engine's; -1: the peer was not reached */
+	int fd; /* a copy of the engine's; -1: nobody listens there */
 	char address[];
 };
 
@@ -178,6 +178,9 @@ static void stand_for_election(uv_timer_t *timer)
 	bool decided = raft->state == RAFT_LEADER || raft->state == RAFT_UNAVAILABLE ||
 		       (follows && raft->follower_state.current_leader.id != 0);
 	if (decided || !is_voter(raft) || lost_for > TRIES_MS) {
+		/* The next end of a link is another matter, also if it is the same leader's. */
+		loop->gone = false;
+		loop->lost_leader = 0;
 		return;
 	}
 	/* What the old leader sent is written first: raft does not take a candidate with appends under way. */
@@ -212,16 +215,33 @@ void glue_loop_link_lost(uint64_t peer)
 	}
 	/* A node that believes in a leader refuses the pre-votes of the others. */
 	forget_leader(raft);
+	/* The loop may have stood still. */
+	uv_update_time(&loop->engine->loop);
 	loop->gone = loop->gone && loop->lost_leader == peer;
 	loop->lost_leader = peer;
 	loop->lost_at = raft->io->time(raft->io);
 	stand_in_turn(loop, loop->gone ? FIRST_PAUSE_MS : DOUBT_MS);
 }
 
+/*
+ * A link to the leader has ended, or none could be made. It lives as long as its own link to us does: what stands before its
+ * address may have died instead. Then it hears no answers, and steps down by itself.
+ */
+static void leader_is_silent(struct glue_loop *loop, const char *address)
+{
+	struct raft *raft = &loop->engine->raft;
+	if (raft->state == RAFT_FOLLOWER && raft->follower_state.current_leader.id != 0 &&
+	    strcmp(raft->follower_state.current_leader.address, address) == 0 &&
+	    !glue_visits_hear(raft->follower_state.current_leader.id)) {
+		glue_loop_link_lost(raft->follower_state.current_leader.id);
+	}
+}
+
 /* If nobody listens there its process is gone. */
 static void peer_refused(struct glue_loop *loop, const char *address)
 {
 	struct raft *raft = &loop->engine->raft;
+	leader_is_silent(loop, address);
 	if (loop->gone || !is_lost_leader(loop, address)) {
 		return;
 	}
@@ -290,11 +310,8 @@ static void link_ended(uv_poll_t *poll, int status, int events)
 	shutdown(link->fd, SHUT_RDWR);
 	/* The peer sees the end too, and may vote for another without waiting for a timeout. */
 	glue_lease_end(&link->loop->lease);
-	/* The end of the link on which the leader sends comes behind all that it has sent, which may be a lot. */
-	if (raft->state == RAFT_FOLLOWER && raft->follower_state.current_leader.id != 0 &&
-	    strcmp(raft->follower_state.current_leader.address, link->address) == 0) {
-		glue_loop_link_lost(raft->follower_state.current_leader.id);
-	}
+	/* The end of the link on which the leader sends is read behind all that it has sent, which may be a lot. */
+	leader_is_silent(link->loop, link->address);
 	if (raft->state != RAFT_UNAVAILABLE) {
 		make_raft_dial_again(raft, link->address);
 	}

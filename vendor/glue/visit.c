@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -483,7 +484,27 @@ void glue_raft_accept(struct raft_uv_transport *transport, raft_id id, const cha
 	raftProxyAccept(transport, id, address, stream);
 }
 
-/* If the link was the leader's, every millisecond until the next one counts. */
+/* The last one that it opened; those before may be half open. */
+static struct arrival *arrival_of(const struct glue_visits *all, uint64_t peer)
+{
+	struct arrival *link = all->links;
+	while (link != NULL && link->peer != peer) {
+		link = link->next;
+	}
+	return link;
+}
+
+bool glue_visits_hear(uint64_t peer)
+{
+	const struct arrival *link = arrival_of(glue_visits_here(), peer);
+	struct pollfd ended = { .events = POLLRDHUP };
+	return link != NULL && uv_fileno((const uv_handle_t *)link->stream, &ended.fd) == 0 && poll(&ended, 1, 0) == 0;
+}
+
+/*
+ * If the link was the leader's, every millisecond until the next one counts. If we lead, the peer may see no other end of us
+ * and vote for another.
+ */
 void glue_raft_link_close(uv_handle_t *handle, uv_close_cb cb);
 void glue_raft_link_close(uv_handle_t *handle, uv_close_cb cb)
 {
@@ -494,8 +515,12 @@ void glue_raft_link_close(uv_handle_t *handle, uv_close_cb cb)
 	}
 	struct arrival *link = *place;
 	if (link != NULL) {
+		bool last = link == arrival_of(all, link->peer);
 		*place = link->next;
-		glue_loop_link_lost(link->peer);
+		glue_lease_end(glue_lease_of(&all->engine->raft));
+		if (last) {
+			glue_loop_link_lost(link->peer);
+		}
 		tell_left(all->options, link->data);
 		free(link);
 	}
