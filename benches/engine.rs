@@ -41,8 +41,8 @@ extern "C" fn prepare(_: *mut c_void, _: *mut c_char, _: usize) -> sys::glue_dec
     sys::GLUE_BOOTSTRAP
 }
 
-extern "C" fn connect(_: *mut c_void, _: *const c_char, _: *mut c_int) -> c_int {
-    1
+extern "C" fn connect(_: *mut c_void, _: *const c_char, _: *mut c_int) -> sys::glue_reach {
+    sys::GLUE_UNREACHED
 }
 
 extern "C" fn lost(_: *mut c_void, _: *const c_char) {}

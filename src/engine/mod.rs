@@ -151,12 +151,21 @@ pub(crate) enum Stage {
     Installed,
 }
 
+/// What came of dialling a peer.
+pub(crate) enum Reach {
+    Connected(OwnedFd),
+    /// Nobody listens at any of its addresses: its process is gone, or what stands before it.
+    Refused,
+    /// Anything else, which may be this host's fault.
+    Failed,
+}
+
 /// Whom the engine asks and tells.
 pub(crate) trait Owner: Send + Sync {
     /// The lock on the data directory is held and nothing runs yet: the moment to look at the files and to write them.
     fn prepare(&self) -> Result<Start>;
-    /// A connected socket to the peer; called on threads of the engine, several at once.
-    fn connect(&self, address: &str) -> Result<OwnedFd>;
+    /// Called on threads of the engine, several at once.
+    fn connect(&self, address: &str) -> Reach;
     /// An assertion struck; called on the thread where it did, so it must only take note.
     fn lost(&self, reason: &str);
     /// A member catches up; called on the engine's own thread, so it must only take note.
@@ -393,22 +402,20 @@ unsafe extern "C" fn prepare(data: *mut c_void, reason: *mut c_char, size: usize
     }
 }
 
-unsafe extern "C" fn connect(data: *mut c_void, address: *const c_char, fd: *mut c_int) -> c_int {
+unsafe extern "C" fn connect(data: *mut c_void, address: *const c_char, fd: *mut c_int) -> sys::glue_reach {
     // SAFETY: see `callbacks`; the glue passes a string and a place for the descriptor.
     let (callbacks, address) = unsafe { (callbacks(data), CStr::from_ptr(address)) };
     let connected = catch_unwind(AssertUnwindSafe(|| {
-        address
-            .to_str()
-            .ok()
-            .and_then(|address| callbacks.owner.connect(address).ok())
+        address.to_str().map(|address| callbacks.owner.connect(address))
     }));
     match connected {
-        Ok(Some(socket)) => {
+        Ok(Ok(Reach::Connected(socket))) => {
             // SAFETY: as above; the engine owns the descriptor from here on.
             unsafe { fd.write(socket.into_raw_fd()) };
-            0
+            sys::GLUE_REACHED
         }
-        _ => 1,
+        Ok(Ok(Reach::Refused)) => sys::GLUE_REFUSED,
+        _ => sys::GLUE_UNREACHED,
     }
 }
 

@@ -104,10 +104,20 @@ pub(crate) fn keep_little_unsent(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_notsent_lowat(UNSENT)
 }
 
+/// Why no connection was made.
+pub(crate) struct Undialled {
+    /// Nobody listens at any of the address's hosts.
+    pub(crate) refused: bool,
+    error: Error,
+}
+
 /// Connects to the first of the address's hosts that answers before the deadline.
-pub(crate) fn dial(address: &Address, deadline: Instant) -> Result<TcpStream> {
-    let candidates = address.resolve(deadline)?;
-    let mut failure = None;
+pub(crate) fn dial(address: &Address, deadline: Instant) -> std::result::Result<TcpStream, Undialled> {
+    let candidates = address
+        .resolve(deadline)
+        .map_err(|error| Undialled { refused: false, error })?;
+    let mut failure: Option<io::Error> = None;
+    let mut refusals = 0;
     for (index, candidate) in candidates.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         // A host that swallows packets must not use up the time of the ones after it.
@@ -117,10 +127,16 @@ pub(crate) fn dial(address: &Address, deadline: Instant) -> Result<TcpStream> {
         }
         match TcpStream::connect_timeout(candidate, share).and_then(settle) {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = Some(error),
+            Err(error) => {
+                refusals += usize::from(error.kind() == io::ErrorKind::ConnectionRefused);
+                failure = Some(error);
+            }
         }
     }
-    Err(explain(address, failure.as_ref()))
+    Err(Undialled {
+        refused: refusals > 0 && refusals == candidates.len(),
+        error: explain(address, failure.as_ref()),
+    })
 }
 
 /// Makes a fresh connection ready for use.
@@ -136,7 +152,10 @@ fn settle(stream: TcpStream) -> io::Result<TcpStream> {
 
 impl Stream {
     pub(crate) fn connect_tcp(address: &Address, deadline: Instant) -> Result<Self> {
-        Ok(Self::new(dial(address, deadline)?.into(), true))
+        Ok(Self::new(
+            dial(address, deadline).map_err(|failed| failed.error)?.into(),
+            true,
+        ))
     }
 
     /// Takes over a connection in blocking mode, as the engine gives it.

@@ -231,6 +231,14 @@ fn connecting_to_nobody_says_so() {
     let error = Stream::connect_tcp(&address, soon()).err().unwrap();
     assert_eq!(error.kind(), Kind::Retry);
     assert!(error.message().contains(&free.to_string()), "{error}");
+    assert!(dial(&address, soon()).err().unwrap().refused);
+}
+
+/// Who takes a peer for dead by that must not do so for a fault of its own.
+#[test]
+fn what_fails_otherwise_is_no_refusal() {
+    let broadcast = Address::parse_peer("255.255.255.255:9001", "address").unwrap();
+    assert!(!dial(&broadcast, soon()).err().unwrap().refused);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! What the engine asks and tells while it runs.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::client::WakeSlot;
-use crate::engine::{self, Progress, Stage, Start};
+use crate::engine::{self, Progress, Reach, Stage, Start};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::net::{self, Address};
@@ -177,12 +176,19 @@ impl engine::Owner for Watch {
         Ok(Start::AsIs)
     }
 
-    fn connect(&self, address: &str) -> Result<OwnedFd> {
-        let address = Address::parse_peer(address, "peer address")?;
-        let socket = net::dial(&address, Instant::now() + DIAL_PEER)?;
-        // Without it the link is as good as others' are.
-        let _ = net::keep_little_unsent(&socket);
-        Ok(socket.into())
+    fn connect(&self, address: &str) -> Reach {
+        let Ok(address) = Address::parse_peer(address, "peer address") else {
+            return Reach::Failed;
+        };
+        match net::dial(&address, Instant::now() + DIAL_PEER) {
+            Ok(socket) => {
+                // Without it the link is as good as others' are.
+                let _ = net::keep_little_unsent(&socket);
+                Reach::Connected(socket.into())
+            }
+            Err(failed) if failed.refused => Reach::Refused,
+            Err(_) => Reach::Failed,
+        }
     }
 
     fn lost(&self, reason: &str) {

@@ -21,6 +21,12 @@ enum glue_decision {
 	GLUE_REFUSE,    /* do not start; the reason is in the buffer */
 };
 
+enum glue_reach {
+	GLUE_REACHED,
+	GLUE_REFUSED, /* nobody listens at any of its addresses */
+	GLUE_UNREACHED,
+};
+
 /* How far a member is that catches up. `peer` is who it is; 0 = this node itself. */
 enum glue_stage {
 	GLUE_SENDING,    /* to `peer`: bytes of a snapshot */
@@ -64,8 +70,8 @@ struct glue_options {
 	bool snapshot_compression;
 	/* Called on the starting thread. */
 	enum glue_decision (*prepare)(void *data, char *reason, size_t size);
-	/* Called on pool threads, several at once: connect to a peer, hand over the socket; 0 = success. */
-	int (*connect)(void *data, const char *address, int *fd);
+	/* Called on pool threads, several at once: connect to a peer, hand over the socket. */
+	enum glue_reach (*connect)(void *data, const char *address, int *fd);
 	/* Called on whatever thread an assertion struck; must not call back into the node. */
 	void (*lost)(void *data, const char *reason);
 	/* Called on the loop's thread, when a stage begins and every second: it must be quick. */

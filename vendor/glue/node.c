@@ -134,9 +134,12 @@ uint64_t glue_digest(const char *text, uint64_t salt)
 static int connect_peer(void *arg, const char *address, int *fd)
 {
 	struct glue_node *node = arg;
-	int rv = node->options.connect(node->options.data, address, fd);
-	glue_loop_dialled(node->loop, address, rv == 0 ? *fd : -1);
-	return rv;
+	enum glue_reach reach = node->options.connect(node->options.data, address, fd);
+	/* What else went wrong may be this host's fault, and says nothing of the peer. */
+	if (reach != GLUE_UNREACHED) {
+		glue_loop_dialled(node->loop, address, reach == GLUE_REACHED ? *fd : -1);
+	}
+	return reach == GLUE_REACHED ? 0 : 1;
 }
 
 /* The engine bootstraps ids 1 and 0x2dc171858c3155be by itself; when a node bootstraps is our decision (bootstrap below). */
