@@ -7,12 +7,13 @@ failover happens at all, on a machine that may be busy with other things.
 import os
 import random
 import statistics
+import sys
 import threading
 import time
 
 import checkers
 import pytest
-from harness import OK, wait_until
+from harness import OK, PORT, run, wait_until
 
 ROUNDS = int(os.environ.get("CLUSTER_ROUNDS", "5"))
 LONG = ROUNDS >= 50
@@ -154,6 +155,34 @@ def test_a_follower_killed_is_not_noticed(cluster, capsys):
     _, worst = report(capsys, "kill -9 of a follower", gaps)
     check_rows(three)
     assert worst <= (0.5 if LONG else 5.0)
+
+
+COUNT_FOR_TWO_SECONDS = """
+import socket, sys, time
+listener, until, count = socket.create_server((sys.argv[1], int(sys.argv[2]))), time.monotonic() + 2, 0
+while (left := until - time.monotonic()) > 0:
+    listener.settimeout(left)
+    try:
+        link = listener.accept()[0]
+        count += 1
+        link.settimeout(0.1)
+        link.recv(1 << 16)
+        link.close()
+    except OSError:
+        pass
+print(count)
+"""
+
+
+def test_a_forwarder_of_a_dead_member_is_dialled_with_pauses(cluster):
+    """It takes every connection, and ends it as nobody is behind it."""
+    three = cluster(3)
+    writing(three)
+    dead = three.followers()[0]
+    dead.kill()
+    count = [sys.executable, "-c", COUNT_FOR_TWO_SECONDS, three.net.host(dead.number), str(PORT)]
+    dialled = int(run(*three.net.enter(dead.number), *count).stdout)
+    assert dialled < 200
 
 
 def test_a_paused_leader_is_replaced_and_comes_back(cluster, capsys):

@@ -148,6 +148,13 @@ struct exec;
 bool glue_holds(struct exec *exec, int rv);
 struct handle;
 bool glue_is_query(const struct handle *req);
+
+/*
+ * How soon the engine dials a peer again that did not answer. Its own second is longer than everything else that a new
+ * leader has to wait for: after a restart the survivors have to reach each other before they can elect one.
+ */
+enum { GLUE_REDIAL_MS = 50 };
+
 /* Any thread: the engine was given this socket as its link to a peer; -1: nobody listens there. */
 void glue_loop_dialled(struct glue_loop *loop, const char *address, int fd);
 

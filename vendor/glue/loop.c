@@ -59,7 +59,9 @@ struct link {
 	struct link *next;
 	struct glue_loop *loop;
 	uv_poll_t poll;
-	int fd; /* a copy of the engine's; -1: nobody listens there */
+	uint64_t since;
+	bool ended; /* soon after it began; see redial */
+	int fd;	    /* a copy of the engine's; -1: nobody listens there */
 	char address[];
 };
 
@@ -72,6 +74,8 @@ struct glue_loop {
 	bool closing;
 	uv_async_t signal;
 	uv_timer_t election;
+	uv_timer_t redial; /* runs while a link has ended that is to be made again later */
+	uint64_t redialled_at; /* at once although it had not lasted */
 	raft_id lost_leader;
 	raft_time lost_at;
 	bool gone; /* its host has refused a connection since, or it was waited for long enough */
@@ -301,10 +305,26 @@ static void make_raft_dial_again(struct raft *raft, const char *address)
 	}
 }
 
+/* What accepts for a peer that is gone is dialled as often as what refuses. */
+static void redial(uv_timer_t *timer)
+{
+	struct glue_loop *loop = timer->data;
+	struct raft *raft = &loop->engine->raft;
+	for (struct link *link = loop->links, *next; link != NULL; link = next) {
+		next = link->next;
+		if (!link->ended) {
+			continue;
+		}
+		if (raft->state != RAFT_UNAVAILABLE) {
+			make_raft_dial_again(raft, link->address);
+		}
+		link_forget(link);
+	}
+}
+
 static void link_ended(uv_poll_t *poll, int status, int events)
 {
 	struct link *link = poll->data;
-	struct raft *raft = &link->loop->engine->raft;
 	(void)status;
 	(void)events;
 	shutdown(link->fd, SHUT_RDWR);
@@ -312,10 +332,19 @@ static void link_ended(uv_poll_t *poll, int status, int events)
 	glue_lease_end(&link->loop->lease);
 	/* The end of the link on which the leader sends is read behind all that it has sent, which may be a lot. */
 	leader_is_silent(link->loop, link->address);
-	if (raft->state != RAFT_UNAVAILABLE) {
-		make_raft_dial_again(raft, link->address);
+	link->ended = true;
+	uint64_t now = uv_now(poll->loop);
+	bool lasted = now - link->since >= GLUE_REDIAL_MS;
+	/* The first may have come to a process that was just dying: who lost the leader waits for the refusal behind it. */
+	if (lasted || now - link->loop->redialled_at >= GLUE_REDIAL_MS) {
+		link->loop->redialled_at = lasted ? link->loop->redialled_at : now;
+		redial(&link->loop->redial);
+		return;
 	}
-	link_forget(link);
+	uv_poll_stop(poll);
+	if (!uv_is_active((uv_handle_t *)&link->loop->redial)) {
+		uv_timer_start(&link->loop->redial, redial, GLUE_REDIAL_MS, 0);
+	}
 }
 
 /*
@@ -354,6 +383,7 @@ static void link_watch(struct glue_loop *loop, struct link *link)
 		return;
 	}
 	link->poll.data = link;
+	link->since = uv_now(&loop->engine->loop);
 	link->next = loop->links;
 	loop->links = link;
 	uv_unref((uv_handle_t *)&link->poll);
@@ -633,11 +663,14 @@ struct glue_loop *glue_loop_open(struct dqlite_node *engine, const struct glue_o
 		return NULL;
 	}
 	uv_timer_init(&engine->loop, &loop->election);
+	uv_timer_init(&engine->loop, &loop->redial);
 	loop->signal.data = loop;
 	loop->election.data = loop;
+	loop->redial.data = loop;
 	/* They must not keep a loop running that is otherwise done. */
 	uv_unref((uv_handle_t *)&loop->signal);
 	uv_unref((uv_handle_t *)&loop->election);
+	uv_unref((uv_handle_t *)&loop->redial);
 	pthread_mutex_init(&loop->mutex, NULL);
 	return loop;
 }
@@ -649,6 +682,7 @@ void glue_loop_detach(struct glue_loop *loop)
 	pthread_mutex_unlock(&loop->mutex);
 	uv_close((uv_handle_t *)&loop->signal, NULL);
 	uv_close((uv_handle_t *)&loop->election, NULL);
+	uv_close((uv_handle_t *)&loop->redial, NULL);
 	while (loop->links != NULL) {
 		link_forget(loop->links);
 	}

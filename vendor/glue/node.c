@@ -386,18 +386,12 @@ void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb)
 	gateway__close(gateway, cb);
 }
 
-/*
- * How soon the engine dials a peer again that did not answer. Its own second is longer than everything else that a new
- * leader has to wait for: after a restart the survivors have to reach each other before they can elect one.
- */
-enum { REDIAL_MS = 50 };
-
 static int set_options(struct glue_node *node)
 {
 	struct dqlite_node *engine = node->engine;
 	const struct glue_options *options = &node->options;
 	int rv = dqlite_node_set_connect_func(engine, connect_peer, node);
-	raft_uv_set_connect_retry_delay(&engine->raft_io, REDIAL_MS);
+	raft_uv_set_connect_retry_delay(&engine->raft_io, GLUE_REDIAL_MS);
 	if (rv == 0 && CURE_BIND) {
 		rv = dqlite_node_set_bind_address(engine, "@");
 	}
