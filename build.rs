@@ -118,6 +118,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[("replicationUpdate", "glue_replication_update")],
     ),
     // Only for a line below.
+    ("src/raft/election.c", &[]),
     ("src/raft/recv_append_entries.c", &[]),
     ("src/raft/uv_send.c", &[("uv_write", "glue_raft_write")]),
     (
@@ -177,6 +178,15 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "cut_off",
         "if (rv != RAFT_CORRUPT) {",
         "if (rv == RAFT_IOERR) { offset = began; rv = RAFT_CORRUPT; } if (rv != RAFT_CORRUPT) {",
+    ),
+    // Who votes is the candidate's business: it asks those that are voters as far as it knows, and counts no others. A member
+    // that had not heard yet of its promotion refused, and a leader that went right behind it left a cluster without one, for
+    // good, although two of three voters were there.
+    (
+        "src/raft/election.c",
+        "unheard",
+        "if (local_server == NULL || local_server->role != RAFT_VOTER) {",
+        "if (local_server == NULL) {",
     ),
     // A follower that agrees with a message told the leader how long its own log is. What stands behind the message's entries
     // may be what it wrote alone when it led, and was counted and applied as if it were the leader's.

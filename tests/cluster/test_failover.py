@@ -272,6 +272,23 @@ def test_a_leader_whose_connections_are_reset_stays(cluster):
     resets(cluster, lambda leader, *_: [leader])
 
 
+def test_a_member_that_has_not_heard_of_its_promotion_votes(cluster):
+    """The leader makes it a voter, cannot tell it, and goes. The other two are a majority, and find a leader."""
+    made = cluster(3, options={"voters": 2})
+    made.start()
+    made[1].open_db().exec("CREATE TABLE t(a)")
+    leader = made.settled_leader()
+    wait_until(lambda: sum(role == 0 for _, role in made.members().values()) == 2, 20, lambda: str(made.members()))
+    third = next(node for node in made.nodes if made.members()[node.id][1] != 0)
+    other = next(node for node in made.nodes if node not in (leader, third))
+    made.net.cut(leader.number, third.number)
+    made.watch("assign", id=third.id, role=0).ok()
+    leader.kill()
+    wait_until(lambda: other.worker.call("open_db").code == OK, 2 * BACK, "there is a leader")
+    other.exec("INSERT INTO t VALUES (1)")
+    assert made.members()[third.id][1] == 0
+
+
 def test_no_election_without_a_fault(cluster, capsys):
     """Full write load from all nodes: the machine has no core left, and still the leader stays. CLUSTER_SOAK=3600 for long."""
     three = cluster(3)

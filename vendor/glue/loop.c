@@ -214,11 +214,14 @@ void glue_loop_link_lost(uint64_t peer)
 {
 	struct glue_loop *loop = glue_loop_here();
 	struct raft *raft = &loop->engine->raft;
-	if (raft->state != RAFT_FOLLOWER || raft->follower_state.current_leader.id != peer || !is_voter(raft)) {
+	if (raft->state != RAFT_FOLLOWER || raft->follower_state.current_leader.id != peer) {
 		return;
 	}
 	/* A node that believes in a leader refuses the pre-votes of the others. */
 	forget_leader(raft);
+	if (!is_voter(raft)) {
+		return;
+	}
 	/* The loop may have stood still. */
 	uv_update_time(&loop->engine->loop);
 	loop->gone = loop->gone && loop->lost_leader == peer;
