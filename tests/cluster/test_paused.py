@@ -74,8 +74,8 @@ def test_nor_if_its_followers_took_it_for_lost_before(cluster):
 
 
 def test_a_leader_whose_address_alone_is_dead_reads_nothing_old(cluster):
-    """Its followers' links to it end, which it does not hear of, and new ones are refused; but it has its own to them. They
-    wait until it notices that nobody answers."""
+    """Its followers' links to it end, and new ones are refused; but it has its own to them. They wait until it notices that
+    nobody answers."""
     three, leader, followers = begin(cluster)
     reader = Reader(three.net, three.observer_host, leader.number)
     for follower in followers:
