@@ -55,7 +55,7 @@ static long switches(const char *name)
 	return count;
 }
 
-/* A directory in memory, where the end of a write is not waited for; removed by the parent's tidying, or left to the system. */
+/* A directory in memory, where the end of a write is not waited for. The test removes it; one that failed leaves it to be looked at. */
 static const char *memory_dir(void)
 {
 	static char dir[] = "/dev/shm/dqlitepy-turn-XXXXXX";
