@@ -74,7 +74,7 @@ struct glue_options {
 	enum glue_reach (*connect)(void *data, const char *address, int *fd);
 	/* Called on whatever thread an assertion struck; must not call back into the node. */
 	void (*lost)(void *data, const char *reason);
-	/* Called on the loop's thread, when a stage begins and every second: it must be quick. */
+	/* Called on the loop's thread or a caller's (glue_node_ask), when a stage begins and every second: it must be quick. */
 	void (*progress)(void *data, const struct glue_progress *progress);
 	void *data;
 	/* What strangers may do behind their first request: bytes of requests that are arriving, on all connections together;

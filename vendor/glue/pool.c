@@ -35,9 +35,9 @@ struct glue_pool {
 	struct list todo, done;
 	unsigned threads, idle, queued;
 	unsigned wanted; /* threads that the loop's own has to start */
-	unsigned outstanding; /* touched on the loop's thread only */
+	unsigned outstanding; /* with the turn (turn.c) */
 	bool closing;
-	struct glue_quick quick; /* of the loop's thread */
+	struct glue_quick quick; /* the same */
 	uint64_t last_segment;
 };
 

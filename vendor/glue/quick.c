@@ -1,5 +1,5 @@
 /*
- * Runs short statements where they arrive, on the loop's own thread: to hand one to a thread of the pool and to be told of
+ * Runs short statements where they arrive, on the loop's own thread or that of a caller who has its turn: to hand one to a thread of the pool and to be told of
  * its end takes two wake-ups, several times what `SELECT 1` or an INSERT costs itself.
  *
  * The loop must not stand still, so this is only for statements whose like has proved quick on the pool, and it is given up

@@ -4,8 +4,8 @@
  *
  * The engine can be killed by a handful of bytes, so between its framing and its gateway a stranger's requests are shown to
  * the owner: the header before room is made for the body, and the body before anything is done with it. What is refused
- * is not read on; the owner has a descriptor of its own and says why. Stands in for uv_read_start in lib/transport.c, for
- * message__decode, gateway__handle and raftProxyAccept in conn.c, and for uv_close in uv_recv.c.
+ * is not read on; the owner has a descriptor of its own and says why. Stands in for uv_read_start and uv_read_stop in
+ * lib/transport.c, for message__decode, gateway__handle and raftProxyAccept in conn.c, and for uv_close in uv_recv.c.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -57,7 +57,7 @@ struct arrival {
 	void *data;
 };
 
-/* All on the loop's thread. */
+/* All of it with the turn (turn.c). */
 struct glue_visits {
 	struct dqlite_node *engine;
 	const struct glue_options *options;
