@@ -28,6 +28,14 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("uv_write", "glue_conn_write"),
         ],
     ),
+    (
+        "src/lib/sm.c",
+        &[
+            ("getpid", "glue_trace_pid"),
+            ("snprintf", "glue_trace_text"),
+            ("vsnprintf", "glue_trace_list"),
+        ],
+    ),
     ("src/db.c", &[("sqlite3_open_v2", "glue_open_v2")]),
     (
         "src/fsm.c",

@@ -207,7 +207,7 @@ impl Conn {
         if self.took_shortcut() {
             return Ok(());
         }
-        if self.stream.is_over() {
+        if !self.stream.was_just_heard() && self.stream.is_over() {
             // Seen before a byte was written, it is certain that the request did not run.
             self.out.clear();
             return Err(Broken {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ pub(crate) const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// A few milliseconds of a quick network; the kernel would take 4 MB.
 const UNSENT: u32 = 256 << 10;
 
+/// What a request takes from its writer to its reader, in ns: an end of the connection in that time is seen by nobody.
+const JUST: u64 = 20_000;
+
 /// A way past the socket, where the other end is in this process.
 pub(crate) trait Shortcut: Send + Sync {
     /// Has the other end begin with one whole request. None: it did not, and the stream is the way. Otherwise so many bytes
@@ -39,6 +42,9 @@ pub(crate) struct Stream {
     receive_timeout: AtomicU32,
     /// Bytes came since the last write, so a further read continues an answer.
     continuing: AtomicBool,
+    /// When bytes came last, in ns since `began`.
+    heard: AtomicU64,
+    began: Instant,
     shortcut: Option<Box<dyn Shortcut>>,
 }
 
@@ -179,6 +185,8 @@ impl Stream {
             tcp,
             receive_timeout: AtomicU32::new(0),
             continuing: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            began: Instant::now(),
             shortcut: None,
         }
     }
@@ -214,6 +222,7 @@ impl Stream {
                 }
                 Ok(count) => {
                     self.continuing.store(true, Ordering::Relaxed);
+                    self.heard.store(self.age(), Ordering::Relaxed);
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -244,6 +253,17 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Bytes came so short a time ago that its end would as likely come behind a look for it.
+    pub(crate) fn was_just_heard(&self) -> bool {
+        let heard = self.heard.load(Ordering::Relaxed);
+        heard > 0 && self.age() - heard < JUST
+    }
+
+    /// In ns.
+    fn age(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The other side has closed or reset the connection, and everything it sent before was read.

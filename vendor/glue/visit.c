@@ -24,8 +24,11 @@
 #include "server.h"
 #include "transport.h"
 
-/* Buffers beyond that are given back after the request that needed them. */
-enum { KEPT = 1 << 20 };
+/*
+ * Buffers beyond KEPT are given back after the request that needed them. With a header comes what is there of its body, up to
+ * so many bytes AHEAD of what the engine asked for: most requests are read at once.
+ */
+enum { KEPT = 1 << 20, AHEAD = 512 };
 
 struct glue_visitor {
 	struct conn conn; /* first, so that a connection of ours is a visitor */
@@ -41,6 +44,9 @@ struct glue_visitor {
 	struct glue_path *path;
 	uint64_t arrived; /* bytes of the request */
 	uint64_t moved_at;
+	uint16_t ahead_fed; /* of what is in ahead */
+	uint16_t ahead_size;
+	uint8_t ahead[AHEAD];
 	uint8_t first[];
 };
 
@@ -214,20 +220,65 @@ static void stop_listening(struct glue_visitor *visitor)
 	uv_read_stop(visitor->conn.transport.stream);
 }
 
+/* Only a stranger's first request may make the connection raft's, which reads for itself. */
+static bool may_read_ahead(const struct glue_visitor *visitor)
+{
+	return visitor->greeted && visitor->visit.data != NULL &&
+	       visitor->conn.transport.read.len == message__sizeof(&visitor->conn.request);
+}
+
 /* No room: libuv leaves the bytes where they are. */
 static void visitor_alloc(uv_handle_t *stream, size_t suggested, uv_buf_t *buf)
 {
 	struct transport *transport = stream->data;
 	struct glue_visitor *visitor = transport->data;
 	(void)suggested;
-	*buf = visitor->wanted ? transport->read : uv_buf_init(NULL, 0);
+	if (!visitor->wanted) {
+		*buf = uv_buf_init(NULL, 0);
+	} else if (may_read_ahead(visitor)) {
+		*buf = uv_buf_init((char *)visitor->ahead, AHEAD);
+	} else {
+		*buf = transport->read;
+	}
+}
+
+/* Bytes of a request, which are where the engine wants them. */
+static void hand_over(struct glue_visitor *visitor, uv_stream_t *stream, size_t n)
+{
+	struct glue_visits *all = glue_visits_here();
+	if (visitor->visit.data != NULL) {
+		visitor->begun = true;
+		visitor->moved_at = uv_now(stream->loop);
+		visitor->arrived += n;
+		all->arriving += n;
+		if (all->arriving > all->options->arriving && !may(visitor, GLUE_FLOODED, NULL, 0)) {
+			return;
+		}
+		if (!uv_is_active((uv_handle_t *)&all->timer)) {
+			uint64_t tick = all->options->pause_ms / 8 + 1;
+			uv_timer_start(&all->timer, look_for_pauses, tick, tick);
+		}
+	}
+	atomic_load(&engine_read_cb)(stream, (ssize_t)n, &visitor->conn.transport.read);
+}
+
+/* It may end amid a request. The visitor is there afterwards: only what the door has read can make it raft's. */
+static void feed_ahead(struct glue_visitor *visitor, uv_stream_t *stream)
+{
+	struct transport *transport = &visitor->conn.transport;
+	size_t left = visitor->ahead_size - visitor->ahead_fed;
+	size_t n = left < transport->read.len ? left : transport->read.len;
+	if (n > 0) {
+		memcpy(transport->read.base, visitor->ahead + visitor->ahead_fed, n);
+		visitor->ahead_fed += n;
+		hand_over(visitor, stream, n);
+	}
 }
 
 static void visitor_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct transport *transport = stream->data;
 	struct glue_visitor *visitor = transport->data;
-	struct glue_visits *all = glue_visits_here();
 	if (visitor->conn.closed) {
 		/* The engine rolls back first, and closes the stream then. */
 		stop_listening(visitor);
@@ -240,23 +291,16 @@ static void visitor_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 		}
 		return;
 	}
-	if (n < 0) {
-		visitor->listens = false;
+	if (n <= 0) {
+		visitor->listens = n == 0;
+		atomic_load(&engine_read_cb)(stream, n, buf);
+	} else if (buf->base == (char *)visitor->ahead) {
+		visitor->ahead_fed = 0;
+		visitor->ahead_size = (uint16_t)n;
+		feed_ahead(visitor, stream);
+	} else {
+		hand_over(visitor, stream, (size_t)n);
 	}
-	if (n > 0 && visitor->visit.data != NULL) {
-		visitor->begun = true;
-		visitor->moved_at = uv_now(stream->loop);
-		visitor->arrived += (uint64_t)n;
-		all->arriving += (uint64_t)n;
-		if (all->arriving > all->options->arriving && !may(visitor, GLUE_FLOODED, NULL, 0)) {
-			return;
-		}
-		if (!uv_is_active((uv_handle_t *)&all->timer)) {
-			uint64_t tick = all->options->pause_ms / 8 + 1;
-			uv_timer_start(&all->timer, look_for_pauses, tick, tick);
-		}
-	}
-	atomic_load(&engine_read_cb)(stream, n, buf);
 }
 
 static void give_back(struct buffer *buffer)
@@ -270,7 +314,7 @@ static void give_back(struct buffer *buffer)
 }
 
 /* What the door has read comes first. It ends where the engine has read what it asked for, so nothing is fed in part. */
-static bool feed(struct glue_visitor *visitor, uv_stream_t *stream, uv_read_cb read)
+static bool feed_first(struct glue_visitor *visitor, uv_stream_t *stream, uv_read_cb read)
 {
 	struct transport *transport = &visitor->conn.transport;
 	size_t left = visitor->visit.first_size - visitor->fed;
@@ -301,7 +345,11 @@ int glue_read_start(uv_stream_t *stream, uv_alloc_cb alloc, uv_read_cb read)
 	}
 	atomic_store(&engine_read_cb, read); /* always the same */
 	visitor->wanted = true;
-	if (feed(visitor, stream, read) || visitor->listens) {
+	if (feed_first(visitor, stream, read)) {
+		return 0;
+	}
+	feed_ahead(visitor, stream);
+	if (visitor->listens || !visitor->wanted || conn->closed) {
 		return 0;
 	}
 	int rv = uv_read_start(stream, visitor_alloc, visitor_read);
