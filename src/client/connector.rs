@@ -226,7 +226,7 @@ impl Ways {
     pub(super) fn dial(&self, address: &str, deadline: Instant) -> Result<Conn> {
         let stream = match &self.local {
             Some(local) if local.address() == address => local.dial()?,
-            _ => Stream::connect_tcp(&Address::parse_peer(address, "address")?, deadline)?,
+            _ => Stream::connect(&Address::parse_peer(address, "address")?, deadline)?,
         };
         Ok(Conn::counted(stream, Arc::clone(&self.metrics)))
     }

@@ -284,7 +284,7 @@ impl Local for Here {
         if self.closed {
             return Err(Error::new(Kind::Shutdown, "the door is closed"));
         }
-        Stream::connect_tcp(&Address::parse_peer(&self.address, "address")?, soon())
+        Stream::connect(&Address::parse_peer(&self.address, "address")?, soon())
     }
 
     fn peers(&self) -> Vec<Address> {

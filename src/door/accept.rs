@@ -1,19 +1,19 @@
 //! Taking connections in, also when the process has no descriptors left.
 
 use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::Socket;
 
 use crate::net::sys::{Epoll, EventFd, Interest};
 
 /// How long to leave the queue of waiting connections alone when nothing can be done about it.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The listening socket, and a descriptor kept for bad times.
+/// A listening socket, and a descriptor kept for bad times.
 pub(super) struct Acceptor {
-    listener: TcpListener,
+    listener: Socket,
     token: u64,
     /// Given up to accept, and so to turn away, a connection when the process has no descriptor
     /// left. Otherwise the waiting connection would wake us again and again.
@@ -23,7 +23,7 @@ pub(super) struct Acceptor {
 
 /// What one attempt to accept gave.
 pub(super) enum Arrival {
-    Connection(TcpStream),
+    Connection(Socket),
     /// Accepted and closed for want of a descriptor.
     TurnedAway,
     /// Gone before it was accepted.
@@ -32,7 +32,7 @@ pub(super) enum Arrival {
 }
 
 impl Acceptor {
-    pub(super) fn new(listener: TcpListener, token: u64, epoll: &Epoll) -> io::Result<Self> {
+    pub(super) fn new(listener: Socket, token: u64, epoll: &Epoll) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         epoll.add(&listener, token, Interest::READ_LEVEL)?;
         Ok(Self {
@@ -112,7 +112,7 @@ impl Drop for Acceptor {
     fn drop(&mut self) {
         // A forked child that holds a copy of the descriptor would otherwise keep the port
         // listening, with nobody there.
-        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        let _ = self.listener.shutdown(Shutdown::Both);
     }
 }
 

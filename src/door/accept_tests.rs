@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::door::tests::alone;
@@ -9,7 +10,7 @@ fn acceptor() -> (Acceptor, Epoll, std::net::SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let epoll = Epoll::new().unwrap();
-    (Acceptor::new(listener, 3, &epoll).unwrap(), epoll, at)
+    (Acceptor::new(listener.into(), 3, &epoll).unwrap(), epoll, at)
 }
 
 fn reports(epoll: &Epoll, wait: Duration) -> usize {

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::mem;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use crate::net::sys::{Interest, Ready};
 use crate::wire::{self, Refused};
@@ -49,7 +50,7 @@ pub(super) enum Fate {
 }
 
 impl Connection {
-    pub(super) fn new(id: u64, client: TcpStream, links_only: bool, cx: &Context) -> io::Result<Self> {
+    pub(super) fn new(id: u64, client: Socket, links_only: bool, cx: &Context) -> io::Result<Self> {
         Ok(Self {
             id,
             client: End::new(client, id, &cx.epoll)?,

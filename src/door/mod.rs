@@ -29,7 +29,6 @@ mod socket;
 mod tests;
 mod visit;
 
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +39,7 @@ use parking_lot::Mutex;
 
 use crate::engine::visit::Check;
 use crate::error::{Error, Result};
+use crate::net::Listener;
 use crate::net::sys::{self, EventFd};
 
 /// Whether a raft link from the node of this id and address may come in.
@@ -142,7 +142,7 @@ struct Left {
 
 impl Door {
     /// Serves `listener` on a thread of its own.
-    pub(crate) fn open(listener: TcpListener, options: Options) -> Result<Self> {
+    pub(crate) fn open(listener: Listener, options: Options) -> Result<Self> {
         let failed = |error| Error::internal(format!("opening the door: {error}"));
         let shared = Arc::new(Shared {
             wake: EventFd::new().map_err(failed)?,

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem;
-use std::net::{TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
+
 use crate::error::{Error, Result};
 use crate::net::sys::{self, Epoll, Events, Ready};
-use crate::net::tune_tcp;
+use crate::net::{Listener, tune_tcp};
 
 use super::accept::{Acceptor, Arrival};
 use super::connection::{Connection, Fate};
@@ -27,8 +28,8 @@ const ACCEPTS: usize = 64;
 const DESCRIPTORS: u64 = 2;
 
 /// What epoll's tokens mean that are not the number of a connection.
-const LISTENER: u64 = 0;
-const WAKE: u64 = 1;
+const WAKE: u64 = 0;
+const LISTENERS: u64 = 1;
 
 /// What the connections share.
 pub(super) struct Context {
@@ -55,7 +56,7 @@ impl Context {
 
 pub(super) struct Reactor {
     cx: Context,
-    acceptor: Acceptor,
+    acceptors: Vec<Acceptor>,
     connections: HashMap<u64, Connection>,
     /// Never used twice, so that what is told of a connection that is gone finds nothing.
     next_id: u64,
@@ -64,13 +65,17 @@ pub(super) struct Reactor {
 }
 
 impl Reactor {
-    pub(super) fn new(listener: TcpListener, options: Options, shared: Arc<Shared>) -> Result<Self> {
+    pub(super) fn new(listener: Listener, options: Options, shared: Arc<Shared>) -> Result<Self> {
         let failed = |error: io::Error| Error::internal(format!("opening the door: {error}"));
         let epoll = Epoll::new().map_err(failed)?;
         epoll
             .add(&shared.wake, WAKE, sys::Interest::READ_LEVEL)
             .map_err(failed)?;
-        let acceptor = Acceptor::new(listener, LISTENER, &epoll).map_err(failed)?;
+        let acceptors: Vec<_> = (LISTENERS..)
+            .zip(listener.into_sockets())
+            .map(|(token, socket)| Acceptor::new(socket, token, &epoll))
+            .collect::<io::Result<_>>()
+            .map_err(failed)?;
         let affordable = sys::descriptor_limit() / 2 / DESCRIPTORS;
         let most = usize::try_from(affordable)
             .unwrap_or(usize::MAX)
@@ -85,9 +90,9 @@ impl Reactor {
                 wake_at: None,
                 shared,
             },
-            acceptor,
+            next_id: LISTENERS + acceptors.len() as u64,
+            acceptors,
             connections: HashMap::new(),
-            next_id: WAKE + 1,
             most,
         })
     }
@@ -108,20 +113,22 @@ impl Reactor {
             if self.cx.wake_at.is_some_and(|at| at <= self.cx.now) {
                 self.sweep();
             }
-            self.acceptor.resume(self.cx.now, &self.cx.epoll);
+            for acceptor in &mut self.acceptors {
+                acceptor.resume(self.cx.now, &self.cx.epoll);
+            }
         }
         self.cx.shared.open.store(0, Ordering::Relaxed);
     }
 
     /// How long nothing is to be done unless epoll says so.
     fn timeout(&self) -> Option<Duration> {
-        let next = earliest(self.cx.wake_at, self.acceptor.paused_until());
+        let paused = self.acceptors.iter().map(Acceptor::paused_until);
+        let next = paused.fold(self.cx.wake_at, earliest);
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
     fn handle(&mut self, ready: Ready) {
         match ready.token {
-            LISTENER => self.accept(),
             WAKE => {
                 self.cx.shared.wake.clear();
                 let left = mem::take(&mut *self.cx.shared.left.lock());
@@ -129,7 +136,13 @@ impl Reactor {
                     self.serve(id, |connection, cx| connection.part(last_words, cx));
                 }
             }
-            id => self.serve(id, |connection, cx| connection.client_ready(ready, cx)),
+            token => match token
+                .checked_sub(LISTENERS)
+                .and_then(|index| usize::try_from(index).ok())
+            {
+                Some(index) if index < self.acceptors.len() => self.accept(index),
+                _ => self.serve(token, |connection, cx| connection.client_ready(ready, cx)),
+            },
         }
     }
 
@@ -156,9 +169,12 @@ impl Reactor {
         self.cx.shared.open.store(open, Ordering::Relaxed);
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, index: usize) {
         for _ in 0..ACCEPTS {
-            match self.acceptor.accept(self.cx.now, &self.cx.epoll) {
+            let Some(acceptor) = self.acceptors.get_mut(index) else {
+                return;
+            };
+            match acceptor.accept(self.cx.now, &self.cx.epoll) {
                 Arrival::Nothing => return,
                 Arrival::Vanished => {}
                 Arrival::TurnedAway => self.cx.count_refused(),
@@ -168,7 +184,7 @@ impl Reactor {
     }
 
     /// Takes a connection in, if there is room.
-    fn admit(&mut self, stream: TcpStream) {
+    fn admit(&mut self, stream: Socket) {
         if self.is_full() {
             self.evict(Connection::has_ended);
         }

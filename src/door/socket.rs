@@ -1,16 +1,16 @@
 //! A client's socket: reading and writing without blocking, and what epoll is to tell of it.
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 
-use socket2::SockRef;
+use socket2::Socket;
 
 use crate::net::sys::{self, Epoll, Interest};
 
 /// A non-blocking socket, registered once.
 pub(super) struct End {
-    socket: OwnedFd,
+    socket: Socket,
     token: u64,
 }
 
@@ -24,8 +24,7 @@ pub(super) enum Read {
 }
 
 impl End {
-    pub(super) fn new(socket: TcpStream, token: u64, epoll: &Epoll) -> io::Result<Self> {
-        let socket = OwnedFd::from(socket);
+    pub(super) fn new(socket: Socket, token: u64, epoll: &Epoll) -> io::Result<Self> {
         epoll.add(&socket, token, Interest::READ_LEVEL)?;
         Ok(Self { socket, token })
     }
@@ -36,7 +35,7 @@ impl End {
 
     /// Another descriptor of the same socket, for the engine.
     pub(super) fn copy(&self) -> io::Result<OwnedFd> {
-        self.socket.try_clone()
+        self.socket.try_clone().map(OwnedFd::from)
     }
 
     /// Appends at most `most` bytes, no more than fit into the spare capacity. Neither may be zero.
@@ -59,7 +58,7 @@ impl End {
 
     /// Tells the peer that no more will come; what it sends is still read.
     pub(super) fn end_writes(&self) {
-        let _ = SockRef::from(&self.socket).shutdown(Shutdown::Write);
+        let _ = self.socket.shutdown(Shutdown::Write);
     }
 }
 
@@ -67,7 +66,7 @@ impl Drop for End {
     fn drop(&mut self) {
         // The engine and a forked child may hold copies of the descriptor, and then closing ours alone would not end the
         // connection.
-        let _ = SockRef::from(&self.socket).shutdown(Shutdown::Both);
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 

@@ -1,5 +1,5 @@
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::*;
@@ -10,7 +10,7 @@ fn tcp(epoll: &Epoll) -> (End, TcpStream) {
     let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let socket = listener.accept().unwrap().0;
     socket.set_nonblocking(true).unwrap();
-    (End::new(socket, 5, epoll).unwrap(), other)
+    (End::new(socket.into(), 5, epoll).unwrap(), other)
 }
 
 fn reports(epoll: &Epoll, wait: u64) -> usize {

@@ -1,5 +1,6 @@
 //! The door with real sockets, in front of stand-ins for the engine, and of the engine.
 
+mod arrivals;
 mod flow;
 mod harness;
 mod limits;

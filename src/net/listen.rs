@@ -1,13 +1,13 @@
 //! Listening on a node's address, with reasons a person can act on when it fails.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::{Error, Kind, Result};
-use crate::net::Address;
+use crate::net::{Address, neighbour};
 
 /// Connections that may wait to be accepted: enough for every client of a restarted node to return
 /// at once.
@@ -16,8 +16,25 @@ const BACKLOG: i32 = 512;
 /// How long the name service may take for an address with a host name.
 const RESOLVE: Duration = Duration::from_secs(10);
 
+/// Where connections to one address arrive.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// The port first, then what is beside it.
+    sockets: Vec<Socket>,
+}
+
+impl Listener {
+    pub(crate) fn sockets(&self) -> &[Socket] {
+        &self.sockets
+    }
+
+    pub(crate) fn into_sockets(self) -> Vec<Socket> {
+        self.sockets
+    }
+}
+
 /// Listens on `address`. The second result is where, which matters for port 0 and for host names.
-pub(crate) fn listen(address: &Address) -> Result<(TcpListener, SocketAddr)> {
+pub(crate) fn listen(address: &Address) -> Result<(Listener, SocketAddr)> {
     let mut failure = None;
     for candidate in address.resolve(Instant::now() + RESOLVE)? {
         match bind(candidate) {
@@ -28,7 +45,7 @@ pub(crate) fn listen(address: &Address) -> Result<(TcpListener, SocketAddr)> {
     Err(failure.unwrap_or_else(|| Error::internal(format!("nothing to listen on for {address}"))))
 }
 
-fn bind(at: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+fn bind(at: SocketAddr) -> io::Result<(Listener, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     // Without it a restarted node would wait a minute for its old connections to be forgotten.
     socket.set_reuse_address(true)?;
@@ -38,9 +55,13 @@ fn bind(at: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     }
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
-    let listener = TcpListener::from(socket);
-    let local = listener.local_addr()?;
-    Ok((listener, local))
+    let unknown = || io::Error::other("the system does not say where it listens");
+    let local = socket.local_addr()?.as_socket().ok_or_else(unknown)?;
+    let sockets = [Some(socket), neighbour::listen(local, BACKLOG)]
+        .into_iter()
+        .flatten()
+        .collect();
+    Ok((Listener { sockets }, local))
 }
 
 fn explain(address: &Address, at: SocketAddr, error: &io::Error) -> Error {

@@ -1,8 +1,6 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use socket2::SockRef;
-
 use super::*;
 
 fn at(text: &str) -> Address {
@@ -15,7 +13,7 @@ fn a_listener_takes_connections_at_the_port_it_says() {
         let (listener, local) = listen(&at(text)).unwrap();
         assert_ne!(local.port(), 0);
         let mut client = TcpStream::connect((local.ip(), local.port())).unwrap();
-        let (mut server, _) = listener.accept().unwrap();
+        let (mut server, _) = listener.sockets()[0].accept().unwrap();
         server.write_all(b"x").unwrap();
         client.read_exact(&mut [0]).unwrap();
     }
@@ -25,7 +23,7 @@ fn a_listener_takes_connections_at_the_port_it_says() {
 fn ipv6_is_itself_or_every_interface() {
     let (one, local) = listen(&at("[::1]:0")).unwrap();
     // What the system's default is must not matter.
-    assert!(SockRef::from(&one).only_v6().unwrap());
+    assert!(one.sockets()[0].only_v6().unwrap());
     assert!(local.is_ipv6());
     assert!(TcpStream::connect(("127.0.0.1", local.port())).is_err());
     let (_all, local) = listen(&at("[::]:0")).unwrap();
@@ -52,7 +50,7 @@ fn failures_are_explained() {
 fn a_restarted_listener_gets_its_port_back() {
     let (listener, local) = listen(&at("127.0.0.1:0")).unwrap();
     let mut client = TcpStream::connect(local).unwrap();
-    let (server, _) = listener.accept().unwrap();
+    let (server, _) = listener.sockets()[0].accept().unwrap();
     // Closing first leaves our side of the connection waiting for a minute.
     drop(server);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);

@@ -5,10 +5,11 @@ mod addr;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod listen;
+mod neighbour;
 mod stream;
 pub(crate) mod sys;
 
 pub(crate) use addr::{Address, parse_csv};
-pub(crate) use listen::listen;
+pub(crate) use listen::{Listener, listen};
 pub(crate) use stream::dial;
 pub(crate) use stream::{Cause, Shortcut, Stream, UNACKNOWLEDGED, Waker, keep_little_unsent, tune_tcp};

@@ -1,7 +1,7 @@
 //! A byte stream with deadlines, over TCP or a Unix socket, that another thread can end.
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::error::{Error, Kind, Result};
-use crate::net::{Address, sys};
+use crate::net::{Address, neighbour, sys};
 
 /// When a silent peer counts as gone: three probes, three seconds apart, after three idle seconds.
 const KEEPALIVE: Duration = Duration::from_secs(3);
@@ -122,6 +122,14 @@ pub(crate) fn dial(address: &Address, deadline: Instant) -> std::result::Result<
     let candidates = address
         .resolve(deadline)
         .map_err(|error| Undialled { refused: false, error })?;
+    dial_hosts(address, &candidates, deadline)
+}
+
+fn dial_hosts(
+    address: &Address,
+    candidates: &[SocketAddr],
+    deadline: Instant,
+) -> std::result::Result<TcpStream, Undialled> {
     let mut failure: Option<io::Error> = None;
     let mut refusals = 0;
     for (index, candidate) in candidates.iter().enumerate() {
@@ -157,11 +165,14 @@ fn settle(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 impl Stream {
-    pub(crate) fn connect_tcp(address: &Address, deadline: Instant) -> Result<Self> {
-        Ok(Self::new(
-            dial(address, deadline).map_err(|failed| failed.error)?.into(),
-            true,
-        ))
+    /// Connects by the shortest way.
+    pub(crate) fn connect(address: &Address, deadline: Instant) -> Result<Self> {
+        let hosts = address.resolve(deadline)?;
+        if let Some(socket) = hosts.first().and_then(|host| neighbour::connect(*host)) {
+            return Ok(Self::new(socket.into(), false));
+        }
+        let tcp = dial_hosts(address, &hosts, deadline).map_err(|failed| failed.error)?;
+        Ok(Self::new(tcp.into(), true))
     }
 
     /// Takes over a connection in blocking mode, as the engine gives it.

@@ -16,7 +16,7 @@ fn soon() -> Instant {
 fn pairs() -> Vec<(Stream, Box<dyn ReadWrite>)> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = Address::parse_peer(&listener.local_addr().unwrap().to_string(), "address").unwrap();
-    let tcp = Stream::connect_tcp(&address, soon()).unwrap();
+    let tcp = Stream::connect(&address, soon()).unwrap();
     let (unix, other) = UnixStream::pair().unwrap();
     vec![
         (tcp, Box::new(listener.accept().unwrap().0) as Box<dyn ReadWrite>),
@@ -228,7 +228,7 @@ fn tcp_gets_its_settings() {
 fn connecting_to_nobody_says_so() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let address = Address::parse_peer(&free.to_string(), "address").unwrap();
-    let error = Stream::connect_tcp(&address, soon()).err().unwrap();
+    let error = Stream::connect(&address, soon()).err().unwrap();
     assert_eq!(error.kind(), Kind::Retry);
     assert!(error.message().contains(&free.to_string()), "{error}");
     assert!(dial(&address, soon()).err().unwrap().refused);
@@ -253,7 +253,7 @@ fn connecting_ends_at_the_deadline() {
     // With its queue full, the kernel drops what asks to come in.
     let _queued = TcpStream::connect(address.to_string()).unwrap();
     let start = Instant::now();
-    let error = Stream::connect_tcp(&address, start + SHORT).err().unwrap();
+    let error = Stream::connect(&address, start + SHORT).err().unwrap();
     assert_eq!(error.kind(), Kind::Timeout, "{error}");
     assert!(start.elapsed() >= SHORT && start.elapsed() < SHORT * 20);
 }

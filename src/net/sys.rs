@@ -336,6 +336,29 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     }
 }
 
+/// Whose process listens at the other end of a Unix socket.
+pub(crate) fn peer_user(fd: impl AsFd) -> Option<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: `peer` is writable for the `size` bytes that are told.
+    let asked = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut size,
+        )
+    };
+    check(asked).ok().map(|_| peer.uid)
+}
+
+/// Whose process this is.
+pub(crate) fn user() -> u32 {
+    // SAFETY: it takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// How many descriptors this process may hold.
 pub(crate) fn descriptor_limit() -> u64 {
     let mut limit = libc::rlimit {

@@ -1,7 +1,6 @@
 //! A node that runs: the engine, its door, the files that say who it is, and the thread that looks after it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -18,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::net::{self, Address, Shortcut, Stream};
+use crate::net::{self, Address, Listener, Shortcut, Stream};
 use crate::node::Config;
 use crate::node::duties::Duties;
 use crate::node::files::{self, Created, Entry};
@@ -51,7 +50,7 @@ pub(crate) struct Instance {
 pub(crate) struct Core {
     engine: Arc<Engine>,
     door: Door,
-    _not_for_children: [NotForChildren; 2],
+    _not_for_children: Vec<NotForChildren>,
 }
 
 impl Instance {
@@ -145,7 +144,7 @@ impl Instance {
         me: Entry,
         plan: Plan,
         bound: Address,
-        listener: TcpListener,
+        listener: Listener,
     ) -> std::result::Result<Arc<Self>, (Error, bool)> {
         let early = |error: Error| (error, false);
         files::check_unlocked(&config.dir).map_err(early)?;
@@ -180,7 +179,7 @@ impl Instance {
     }
 
     /// Starts the engine and opens the door in front of it.
-    fn open_core(&self, listener: TcpListener) -> Result<()> {
+    fn open_core(&self, listener: Listener) -> Result<()> {
         let set = &self.config.options;
         let options = engine::Options {
             id: self.me.id,
@@ -204,7 +203,8 @@ impl Instance {
             error
         })?;
         let engine = Arc::new(engine);
-        let held = [engine.lock_fd(), listener.as_raw_fd()].map(NotForChildren::new);
+        let listening = listener.sockets().iter().map(AsRawFd::as_raw_fd);
+        let held = listening.chain([engine.lock_fd()]).map(NotForChildren::new).collect();
         let door = match self.open_door(listener, &engine) {
             Ok(door) => door,
             Err(error) => {
@@ -221,7 +221,7 @@ impl Instance {
     }
 
     /// The door admits as raft peers only members.
-    fn open_door(&self, listener: TcpListener, engine: &Arc<Engine>) -> Result<Door> {
+    fn open_door(&self, listener: Listener, engine: &Arc<Engine>) -> Result<Door> {
         let (asked, server) = (Arc::downgrade(engine), Arc::downgrade(engine));
         let (watch, config) = (Arc::clone(&self.watch), self.config.clone());
         let admit = move |id: u64, address: &str| {
@@ -504,7 +504,7 @@ impl Fresh {
 }
 
 /// Takes the node's port before anything is written. With port 0 the one that the node had last time, or a new one.
-fn listen(config: &Config, known: Option<&Entry>) -> Result<(TcpListener, Address, String)> {
+fn listen(config: &Config, known: Option<&Entry>) -> Result<(Listener, Address, String)> {
     let mut address = config.address.clone();
     if let (0, Some(known)) = (address.port(), known) {
         let before = Address::parse_peer(&known.address, "address in info.yaml")?;

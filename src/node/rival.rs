@@ -41,7 +41,7 @@ pub(crate) fn find(node: &Instance, status: &Status) -> Option<Error> {
 /// The members of the cluster that the node at `address` belongs to; none if it does not say or belongs to none.
 pub(crate) fn members_of(address: &Address, limit: Duration) -> Vec<Member> {
     let deadline = Instant::now() + limit;
-    Stream::connect_tcp(address, deadline)
+    Stream::connect(address, deadline)
         .and_then(|stream| members(&mut Conn::new(stream), deadline))
         .unwrap_or_default()
 }

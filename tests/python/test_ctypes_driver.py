@@ -73,6 +73,25 @@ def test_constructors_and_types():
         assert hasattr(db, name)
 
 
+def test_a_client_of_the_same_host_comes_by_the_socket_beside_the_port(tmp_path):
+    address = support.free_address()
+
+    def connected():
+        with open("/proc/net/unix") as table:
+            # The last two fields before the name: connected, and its inode.
+            return sum(line.split()[5:] == ["03", line.split()[6], f"@dqlitepy/{address}"] for line in table)
+
+    node = db.Node(1, address, str(tmp_path))
+    try:
+        with db.connect(addresses=address, database="app.db") as connection:
+            assert connection.execute("SELECT 1").fetchall() == [(1,)]
+            assert connected() >= 1
+        connection.close()
+    finally:
+        node.close()
+    assert connected() == 0
+
+
 def test_commit_and_rollback(connection, server):
     connection.commit()
     connection.rollback()  # nothing to do is no error

@@ -37,6 +37,7 @@ struct glue_visitor {
 	bool greeted;	  /* the first request has been seen, by the door */
 	bool begun;	  /* a request has begun to arrive */
 	bool held_up;	  /* the client does not take its answer */
+	bool is_neighbour; /* on this host, by a socket without timeouts of its own */
 	bool has_rows;	  /* and further ones of its query are under way */
 	bool listens;	  /* libuv reads from the socket */
 	bool wanted;	  /* and the engine wants what it reads */
@@ -67,7 +68,7 @@ struct arrival {
 struct glue_visits {
 	struct dqlite_node *engine;
 	const struct glue_options *options;
-	uv_timer_t timer; /* runs while requests are arriving */
+	uv_timer_t timer; /* runs while requests are arriving, or answers wait for neighbours */
 	uint64_t arriving;
 	struct arrival *links;
 };
@@ -190,6 +191,16 @@ static bool may(struct glue_visitor *visitor, enum glue_moment moment, const voi
 	return wanted;
 }
 
+/* How long it may make no progress. 0: for ever, as far as we have to see to it. */
+static uint64_t patience_with(const struct glue_visitor *visitor)
+{
+	const struct glue_options *options = glue_visits_here()->options;
+	if (visitor->begun) {
+		return options->pause_ms;
+	}
+	return visitor->held_up && visitor->is_neighbour ? options->unread_ms : 0;
+}
+
 static void look_for_pauses(uv_timer_t *timer)
 {
 	struct glue_visits *all = timer->data;
@@ -198,10 +209,10 @@ static void look_for_pauses(uv_timer_t *timer)
 	QUEUE_FOREACH(head, &all->engine->conns)
 	{
 		struct glue_visitor *visitor = stranger(QUEUE_DATA(head, struct conn, queue));
-		if (visitor == NULL || !visitor->begun || visitor->conn.closed) {
+		if (visitor == NULL || visitor->conn.closed || patience_with(visitor) == 0) {
 			continue;
 		}
-		if (uv_now(timer->loop) - visitor->moved_at < all->options->pause_ms) {
+		if (uv_now(timer->loop) - visitor->moved_at < patience_with(visitor)) {
 			any = true;
 		} else {
 			may(visitor, GLUE_PAUSED, NULL, 0);
@@ -209,6 +220,16 @@ static void look_for_pauses(uv_timer_t *timer)
 	}
 	if (!any) {
 		uv_timer_stop(timer);
+	}
+}
+
+static void note_progress(struct glue_visitor *visitor, const uv_loop_t *loop)
+{
+	struct glue_visits *all = glue_visits_here();
+	visitor->moved_at = uv_now(loop);
+	if (!uv_is_active((uv_handle_t *)&all->timer)) {
+		uint64_t tick = all->options->pause_ms / 8 + 1;
+		uv_timer_start(&all->timer, look_for_pauses, tick, tick);
 	}
 }
 
@@ -248,16 +269,12 @@ static void hand_over(struct glue_visitor *visitor, uv_stream_t *stream, size_t 
 	struct glue_visits *all = glue_visits_here();
 	if (visitor->visit.data != NULL) {
 		visitor->begun = true;
-		visitor->moved_at = uv_now(stream->loop);
 		visitor->arrived += n;
 		all->arriving += n;
 		if (all->arriving > all->options->arriving && !may(visitor, GLUE_FLOODED, NULL, 0)) {
 			return;
 		}
-		if (!uv_is_active((uv_handle_t *)&all->timer)) {
-			uint64_t tick = all->options->pause_ms / 8 + 1;
-			uv_timer_start(&all->timer, look_for_pauses, tick, tick);
-		}
+		note_progress(visitor, stream->loop);
 	}
 	atomic_load(&engine_read_cb)(stream, (ssize_t)n, &visitor->conn.transport.read);
 }
@@ -503,7 +520,12 @@ void glue_visitor_held_up(struct conn *conn, bool held_up)
 	const struct glue_options *options = glue_visits_here()->options;
 	unsigned timeout = held_up ? options->unread_ms : options->unacknowledged_ms;
 	visitor->held_up = held_up;
-	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+	visitor->is_neighbour = conn->transport.stream->type == UV_NAMED_PIPE;
+	if (!visitor->is_neighbour) {
+		setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+	} else if (held_up) {
+		note_progress(visitor, conn->transport.stream->loop);
+	}
 }
 
 /* From here on the connection is raft's, as a link from that peer. */

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::harness::*;
 use crate::door::{Door, Limits};
@@ -95,7 +96,22 @@ impl Live {
 
     /// A client with a database open.
     pub(super) fn opened(&self) -> TcpStream {
-        let mut client = self.client();
+        Self::open(self.client())
+    }
+
+    /// The same by the socket beside the port.
+    pub(super) fn neighbour(&self) -> TcpStream {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let name = format!("\0dqlitepy/{}", self.at);
+        socket.connect(&SockAddr::unix(name).unwrap()).unwrap();
+        // Of either kind it is a descriptor to read from and write to.
+        let client = TcpStream::from(OwnedFd::from(socket));
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self::open(client)
+    }
+
+    fn open(mut client: TcpStream) -> TcpStream {
         let open = Request::Open {
             name: b"test.db",
             flags: 0,
