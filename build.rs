@@ -58,6 +58,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("VfsAbort", "glue_vfs_abort"),
             ("raft_apply", "glue_apply"),
             ("raft_barrier", "glue_barrier"),
+            ("VfsPoll", "glue_vfs_poll"),
         ],
     ),
     (
@@ -91,7 +92,10 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
-    ("src/raft/uv_segment.c", &[("byteCrc32", "glue_crc32")]),
+    (
+        "src/raft/uv_segment.c",
+        &[("byteCrc32", "glue_crc32"), ("raft_aligned_alloc", "glue_log_buffer")],
+    ),
     ("src/raft/uv.c", &[("UvList", "glue_list_to_load")]),
     // Only for a line below.
     ("src/raft/snapshot.c", &[]),
@@ -160,7 +164,13 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ),
     ("src/raft/uv_work.c", &[("uv_queue_work", "glue_queue_work")]),
     ("src/transport.c", &[("uv_queue_work", "glue_queue_work")]),
-    ("src/vfs.c", &[("sqlite3_set_authorizer", "glue_set_authorizer")]),
+    (
+        "src/vfs.c",
+        &[
+            ("sqlite3_set_authorizer", "glue_set_authorizer"),
+            ("mremap", "glue_shm_remap"),
+        ],
+    ),
     ("src/tracing.c", &[("getenv", "glue_getenv")]),
 ];
 
@@ -302,6 +312,58 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "(page_size * d->n_pages == dq_sqlite_pending_byte);",
         "((uint64_t)page_size * d->n_pages == dq_sqlite_pending_byte);",
     ),
+    // Where a write transaction begins and ends: vendor/glue/shortage.c.
+    (
+        "src/vfs.c",
+        "mremap",
+        "mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE,\n\t\t\t f->database->shm.fd,",
+        "({ extern void *glue_shm_map(void *, size_t, int, int, int, off_t); glue_shm_map; })\
+         (NULL, map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, f->database->shm.fd,",
+    ),
+    (
+        "src/vfs.c",
+        "mremap",
+        "mmap(NULL, map_size, PROT_READ | PROT_WRITE, MAP_SHARED,\n\t\t\t f->database->shm.fd,",
+        "({ extern void *glue_shm_map(void *, size_t, int, int, int, off_t); glue_shm_map; })\
+         (NULL, map_size, PROT_READ | PROT_WRITE, MAP_SHARED, f->database->shm.fd,",
+    ),
+    (
+        "src/vfs.c",
+        "mremap",
+        "mmap(NULL, map_size, PROT_READ | PROT_WRITE,\n\t\t\t\t\t MAP_SHARED, f->database->shm.fd, 0);",
+        "({ extern void *glue_shm_map(void *, size_t, int, int, int, off_t); glue_shm_map; })\
+         (NULL, map_size, PROT_READ | PROT_WRITE, MAP_SHARED, f->database->shm.fd, 0);",
+    ),
+    // A checkpoint for which there is no memory was an assertion. The next transaction tries again.
+    (
+        "src/vfs.c",
+        "checkpoint_memory",
+        "dqlite_assert(rv == SQLITE_OK);\n\tdqlite_assert(wal_size == 0);",
+        "if (rv == SQLITE_NOMEM || (rv & 0xff) == SQLITE_IOERR) { f->exclMask = 0; \
+         vfsShmUnlock(&f->database->shm, 0, SQLITE_SHM_NLOCK, true); return rv; } \
+         dqlite_assert(rv == SQLITE_OK); dqlite_assert(wal_size == 0);",
+    ),
+    // What could not be applied for want of memory kept the lock that it could be applied with.
+    (
+        "src/vfs.c",
+        "apply",
+        "f->database->n_pages, transaction->n_pages);\n\t\treturn rv;",
+        "f->database->n_pages, transaction->n_pages); \
+         if (f->state != POLLED) { vfsShmUnlock(&f->database->shm, VFS__WAL_WRITE_LOCK, 1, true); } return rv;",
+    ),
+    (
+        "src/raft/replication.c",
+        "apply",
+        "rv = r->fsm->apply(r->fsm, buf);",
+        "extern int glue_fsm_apply(struct raft *, const struct raft_buffer *); rv = glue_fsm_apply(r, buf);",
+    ),
+    // A snapshot for which there was no memory closed its connection twice.
+    (
+        "src/fsm.c",
+        "closed_twice",
+        "sqlite3_close(snapshot->conn);",
+        "sqlite3_close(snapshot->conn); snapshot->conn = NULL;",
+    ),
     // Memory of the pages: vendor/glue/pages.c.
     (
         "src/vfs.c",
@@ -408,6 +470,7 @@ const CURES_IN_C: &[&str] = &[
     "falling",
     "further",
     "lease",
+    "reserve",
     "signals",
     "stop",
     "stopped",
@@ -425,8 +488,9 @@ const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix", "sig
 /// Needs a test framework and is no part of the library.
 const LEFT_OUT: &str = "src/raft/fixture.c";
 
-/// Symbols whose callers are sent to `__wrap_<symbol>` in vendor/glue/fail.c and turn.c.
-const WRAPPED: &[&str] = &["abort", "__assert_fail", "uv__threadpool_cleanup", "epoll_pwait"];
+/// Symbols whose callers are sent to `__wrap_<symbol>` in vendor/glue/fail.c, turn.c and reserve.c.
+#[rustfmt::skip] // scripts/static-lib reads it as one line
+const WRAPPED: &[&str] = &["abort", "__assert_fail", "uv__threadpool_cleanup", "epoll_pwait", "malloc", "calloc", "realloc", "free", "malloc_usable_size", "__cxa_thread_atexit_impl"];
 
 /// Cures to leave out, with commas between: functions of `REPLACED`, symbols of `WRAPPED`, or names of the two lists above.
 /// Only scripts/cures builds so, to see that the tests notice.
@@ -656,7 +720,7 @@ fn bind(root: &Path, engine: &Path, includes: &[PathBuf]) -> Result<()> {
         .clang_args(includes.iter().map(|dir| format!("-I{}", dir.display())))
         .allowlist_function("glue_.*|dqlite_version_number")
         .allowlist_type("glue_.*")
-        .allowlist_var("GLUE_.*|DQLITE_VERSION_.*")
+        .allowlist_var("GLUE_.*|glue_.*|DQLITE_VERSION_.*")
         .default_enum_style(bindgen::EnumVariation::Consts)
         .prepend_enum_name(false)
         .layout_tests(false)

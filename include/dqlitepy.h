@@ -84,7 +84,8 @@ extern "C" {
 #define DQLITEPY_OK 0
 
 /**
- * Memory ran out.
+ * There is no memory for the call, and nothing was changed, or none for its result; the message says which. While memory is
+ * short every call that would take some returns this at once: give some back, then try again.
  */
 #define DQLITEPY_NOMEM 1
 

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Full,
     /// The transaction is gone; every call fails until ROLLBACK.
     TransactionLost,
+    /// Memory for it cannot be had; nothing was changed.
+    NoMemory,
     /// SQLite's answer; the extended code says which.
     Sql,
 }
@@ -56,6 +58,7 @@ impl Kind {
         Self::SettingsLost,
         Self::Full,
         Self::TransactionLost,
+        Self::NoMemory,
         Self::Sql,
     ];
 }

@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod handle;
 mod limits;
 mod log;
+mod memory;
 mod metrics;
 #[cfg(test)]
 #[path = "../benches/micro.rs"]

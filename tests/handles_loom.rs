@@ -5,6 +5,7 @@
 use dqlitepy as _;
 
 #[path = "../src/handle/table.rs"]
+#[allow(dead_code)]
 mod table;
 
 /// What the library takes from parking_lot and std, as loom has it.

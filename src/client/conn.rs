@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::client::connector::Connector;
 use crate::limits;
+use crate::memory;
 use crate::metrics::{Count, Metrics};
 use crate::net::{Cause, Stream, Waker};
 use crate::wire::{HEADER_LEN, Header, Malformed, Request, Response, VERSION, When};
@@ -144,8 +145,19 @@ impl Conn {
     }
 
     /// Puts a request behind those that `flush` will send; each one's answer has to be read.
-    pub(crate) fn queue(&mut self, request: &Request<'_>, when: When) {
+    /// Without memory for it nothing is left that waits.
+    pub(crate) fn queue(&mut self, request: &Request<'_>, when: When) -> Result<(), Broken> {
+        self.make_room_for(request)?;
         request.encode_when(when, &mut self.out);
+        Ok(())
+    }
+
+    fn make_room_for(&mut self, request: &Request<'_>) -> Result<(), Broken> {
+        let size = request.room();
+        self.out.try_reserve(size).map_err(|_| {
+            self.out.clear();
+            no_memory(false, size, request.name())
+        })
     }
 
     /// How many bytes wait to be sent.
@@ -184,25 +196,29 @@ impl Conn {
     }
 
     /// Moves the body of the last message out: a small one is copied, a large one goes with its buffer.
-    pub(crate) fn take_body(&mut self, into: &mut Body) {
+    pub(crate) fn take_body(&mut self, into: &mut Body) -> Result<(), Broken> {
         let last = std::mem::take(&mut self.last);
         if last.len() <= COPIED {
             into.bytes.clear();
             into.bytes.shrink_to(COPIED);
             into.bytes.extend_from_slice(&self.buffer[last]);
             into.start = 0;
-            return;
+            return Ok(());
         }
-        let rest = self.buffer[self.filled.clone()].to_vec();
+        let rest = &self.buffer[self.filled.clone()];
+        let copied = memory::copy(rest, "what came behind the rows");
+        let rest = copied.map_err(|_| no_memory(true, self.filled.len(), "what came behind the rows"))?;
         into.bytes = std::mem::take(&mut self.buffer);
         into.bytes.truncate(last.end);
         into.start = last.start;
         self.filled = 0..rest.len();
-        self.buffer = rest;
+        self.buffer = rest.into_vec();
+        Ok(())
     }
 
     /// Sends a request; its answer has to be read.
     pub(crate) fn send(&mut self, request: &Request<'_>, deadline: Instant) -> Result<(), Broken> {
+        self.make_room_for(request)?;
         request.encode(&mut self.out);
         if self.took_shortcut() {
             return Ok(());
@@ -306,7 +322,7 @@ impl Conn {
             if self.filled.end == self.buffer.len() {
                 let larger = (self.buffer.len() * 2).clamp(BUFFER, needed.max(BUFFER));
                 let room = self.buffer.try_reserve_exact(larger - self.buffer.len());
-                room.map_err(|_| no_memory(needed))?;
+                room.map_err(|_| no_memory(true, larger, "the answer"))?;
                 self.buffer.resize(larger, 0);
             }
             let came = self.read(deadline)?;
@@ -341,7 +357,7 @@ impl Conn {
                 Cause::TimedOut => broken(cause, "no answer before the deadline".to_owned()),
                 Cause::Closed => broken(cause, "the node closed the connection".to_owned()),
                 Cause::Woken => broken(cause, "the call was ended by another thread".to_owned()),
-                Cause::TooLong | Cause::Other => broken(cause, format!("receiving: {error}")),
+                Cause::TooLong | Cause::NoMemory | Cause::Other => broken(cause, format!("receiving: {error}")),
             });
         }
     }
@@ -361,10 +377,10 @@ fn garbled(request: &str, fault: &Malformed) -> Broken {
 }
 
 /// The host lives on without its answer.
-fn no_memory(needed: usize) -> Broken {
+fn no_memory(sent: bool, bytes: usize, what: &str) -> Broken {
     Broken {
-        sent: true,
-        cause: Cause::TooLong,
-        reason: format!("no memory for a part of {needed} bytes of the result; ask for less at a time"),
+        sent,
+        cause: Cause::NoMemory,
+        reason: memory::none_for(bytes, what).message().to_owned(),
     }
 }

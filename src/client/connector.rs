@@ -297,6 +297,7 @@ impl Broken {
             Cause::TimedOut => Kind::Timeout,
             Cause::Woken => Kind::Shutdown,
             Cause::Closed => Kind::Retry,
+            Cause::NoMemory => Kind::NoMemory,
             Cause::TooLong | Cause::Other => Kind::Internal,
         };
         Error::new(kind, self.reason)

@@ -6,11 +6,12 @@ use std::time::Instant;
 use crate::client::Conn;
 use crate::db::bound;
 use crate::db::cache::Prepared;
-use crate::db::failed::{Failed, ended, not_run, refused, senseless};
+use crate::db::failed::{Failed, ended, may_change, not_run, refused, senseless};
 use crate::db::part::Part;
 use crate::db::session::{Attempt, Changes, Keep, Session, Sink};
 use crate::db::sql::{Kind as Sql, Statement};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::memory;
 use crate::metrics::Count;
 use crate::wire::{End, Params, Request, Response, Rows, Value};
 
@@ -143,6 +144,7 @@ impl Session {
                 .call(&request, deadline)
                 .map_err(|broken| not_run(&broken))?;
         }
+        let text = memory::copy_text(statement.text, "a statement").map_err(Failed::Refused)?;
         let request = Request::Prepare {
             db: 0,
             sql: statement.text.as_bytes(),
@@ -160,7 +162,7 @@ impl Session {
             Response::Failure { code, message } => return Err(refused(statement, code, message)),
             other => return Err(senseless("PREPARE", &other)),
         };
-        self.cache.insert(statement.text, prepared);
+        self.cache.insert(text, prepared);
         Ok(prepared)
     }
 
@@ -198,12 +200,12 @@ pub(super) fn receive_part(
         None => conn.next_part(deadline),
     };
     match response.map_err(|broken| ended(statement, broken))? {
-        Response::Rows(rows) => part.describe(&rows),
+        Response::Rows(rows) => part.describe(&rows).map_err(Failed::Ended)?,
         Response::Failure { code, message } => return Err(refused(statement, code, message)),
         other => return Err(senseless("a query", &other)),
     }
-    conn.take_body(part.body_mut());
-    Ok(())
+    conn.take_body(part.body_mut())
+        .map_err(|broken| ended(statement, broken))
 }
 
 /// The answer to EXEC or EXEC_SQL.
@@ -236,7 +238,7 @@ pub(super) fn take_rows(conn: &mut Conn, statement: &Statement<'_>, sink: Sink<'
     loop {
         match conn.next_part(deadline).map_err(|broken| ended(statement, broken))? {
             Response::Rows(mut rows) => {
-                sink(&mut rows).map_err(Failed::Ended)?;
+                sink(&mut rows).map_err(|error| Failed::Ended(unread(statement, error)))?;
                 if rows.end() == Some(End::Complete) {
                     return Ok(());
                 }
@@ -245,6 +247,15 @@ pub(super) fn take_rows(conn: &mut Conn, statement: &Statement<'_>, sink: Sink<'
             other => return Err(senseless("a query", &other)),
         }
     }
+}
+
+/// Rows that could not be taken: of a write only their end says that it was done.
+fn unread(statement: &Statement<'_>, error: Error) -> Error {
+    if error.kind() != Kind::NoMemory || !may_change(statement) {
+        return error;
+    }
+    let text = format!("{}; it is not known whether the statement was applied", error.message());
+    Error::new(Kind::Unknown, text)
 }
 
 /// Reads a part to its end without looking at it.

@@ -10,6 +10,7 @@ use crate::db::sql::{Kind as Sql, OwnedStatement, statements};
 use crate::db::stream::{ResultRows, start};
 use crate::db::value::{Owned, check_total};
 use crate::error::{Error, Kind, Result};
+use crate::memory;
 use crate::wire::{Params, Value};
 
 /// The savepoint around a batch inside a transaction.
@@ -47,9 +48,10 @@ impl BoundStatement {
             ));
         }
         let copy = |(at, value): (usize, Result<Value<'a>>)| Owned::copy(value?, at + 1);
-        let sets: Result<Vec<Vec<Owned>>> = sets.map(|set| set.enumerate().map(copy).collect()).collect();
-        let sql = Arc::new(OwnedStatement::new(&statement));
-        Ok(Self::new(Arc::clone(session), sql, sets?))
+        let sets = sets.map(|set| memory::collect(set.enumerate().map(copy), "values"));
+        let sets = memory::collect(sets, "sets of values")?;
+        let sql = Arc::new(OwnedStatement::new(&statement)?);
+        Ok(Self::new(Arc::clone(session), sql, sets))
     }
 
     pub(crate) fn session(&self) -> &Arc<SharedSession> {
@@ -76,14 +78,18 @@ impl BoundStatement {
 
 pub(super) fn exec(session: &SharedSession, sql: &OwnedStatement, values: &[Owned]) -> Result<Changes> {
     check_total(values, sql.text())?;
-    let values: Vec<Value<'_>> = values.iter().map(Owned::as_value).collect();
+    let values = as_values(values)?;
     session.call(|core, deadline| core.exec_with(&sql.get(), Params::new(&values), deadline))
 }
 
 pub(super) fn query(session: &Arc<SharedSession>, sql: &Arc<OwnedStatement>, values: &[Owned]) -> Result<ResultRows> {
     check_total(values, sql.text())?;
-    let values: Vec<Value<'_>> = values.iter().map(Owned::as_value).collect();
+    let values = as_values(values)?;
     start(session, Arc::clone(sql), &values, Keep::Yes)
+}
+
+fn as_values(values: &[Owned]) -> Result<Vec<Value<'_>>> {
+    memory::collect(values.iter().map(|value| Ok(value.as_value())), "values")
 }
 
 pub(super) fn exec_batch(session: &SharedSession, sql: &OwnedStatement, sets: &[Vec<Owned>]) -> Result<i64> {

@@ -12,7 +12,7 @@ pub(super) struct Prepared {
 }
 
 struct Entry {
-    sql: Box<str>,
+    sql: String,
     prepared: Prepared,
     used: u64,
 }
@@ -61,10 +61,10 @@ impl Cache {
         Some(self.entries.swap_remove(oldest).prepared)
     }
 
-    pub(super) fn insert(&mut self, sql: &str, prepared: Prepared) {
+    pub(super) fn insert(&mut self, sql: String, prepared: Prepared) {
         self.clock += 1;
         self.entries.push(Entry {
-            sql: sql.into(),
+            sql,
             prepared,
             used: self.clock,
         });
@@ -89,12 +89,12 @@ mod tests {
         cache.set_limit(2);
         for (id, sql) in ["a", "b"].into_iter().enumerate() {
             assert_eq!(cache.evict(), None);
-            cache.insert(sql, prepared(id as u32));
+            cache.insert(sql.to_owned(), prepared(id as u32));
         }
         assert_eq!(cache.get("a"), Some(prepared(0)));
         assert_eq!(cache.evict(), Some(prepared(1)));
         assert_eq!(cache.get("b"), None);
-        cache.insert("c", prepared(1));
+        cache.insert("c".to_owned(), prepared(1));
         assert_eq!(cache.evict(), Some(prepared(0)));
         cache.clear();
         assert_eq!((cache.get("c"), cache.evict()), (None, None));

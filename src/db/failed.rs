@@ -56,12 +56,13 @@ pub(super) fn may_end_transaction(error: &Error) -> bool {
 }
 
 pub(super) fn not_run(broken: &Broken) -> Failed {
+    let unchanged = |kind| Error::new(kind, format!("{}; nothing was changed", broken.reason));
     match broken.cause {
         Cause::Woken => Failed::Woken { unknown: false },
-        Cause::TimedOut => Failed::Ended(Error::new(
-            Kind::Timeout,
-            format!("{}; nothing was changed", broken.reason),
-        )),
+        Cause::TimedOut => Failed::Ended(unchanged(Kind::Timeout)),
+        // Unless it was the answer that there was no room for, the connection is as before.
+        Cause::NoMemory if broken.sent => Failed::Ended(unchanged(Kind::NoMemory)),
+        Cause::NoMemory => Failed::Refused(unchanged(Kind::NoMemory)),
         Cause::Closed | Cause::TooLong | Cause::Other => Failed::NotRun(Error::new(Kind::Retry, &*broken.reason)),
     }
 }
@@ -77,6 +78,7 @@ pub(super) fn ended(statement: &Statement<'_>, broken: Broken) -> Failed {
         _ if changes => (Kind::Unknown, "it is not known whether the statement was applied"),
         Cause::TooLong => return Failed::Ended(Error::sql(TOO_BIG, broken.reason)),
         Cause::TimedOut => (Kind::Timeout, "nothing was changed, a retry is safe"),
+        Cause::NoMemory => (Kind::NoMemory, "nothing was changed"),
         Cause::Closed | Cause::Other => (Kind::Retry, "nothing was changed, a retry is safe"),
     };
     Failed::Ended(Error::new(kind, format!("{}; {outcome}", broken.reason)))

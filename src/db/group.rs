@@ -41,6 +41,10 @@ struct Queue {
 
 /// Whether the text is a single statement that changes rows and yields none: it can be committed with others.
 pub(super) fn groups(sql: &str) -> bool {
+    // What fits no group need not be copied for one.
+    if sql.len() > limits::GROUP_BYTES {
+        return false;
+    }
     let mut all = statements(sql);
     let fits = |statement: &Statement<'_>| {
         matches!(statement.kind, Sql::Insert | Sql::Change) && !statement.rows && !statement.taints_session()

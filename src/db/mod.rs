@@ -45,9 +45,6 @@ use crate::wire::Rows;
 
 pub(crate) use crate::wire::Value;
 
-/// SQLite's code for want of memory.
-const NO_MEMORY: i32 = 7;
-
 /// What SQLite says when a text that has to be one statement holds more.
 const SQLITE_ERROR: i32 = 1;
 
@@ -154,16 +151,13 @@ impl Database {
                 ));
             }
             let mut take = |rows: &mut Rows<'_>| match json.can_take(rows) {
-                true => garbled(json.part(rows)),
-                false => Err(Error::sql(
-                    NO_MEMORY,
-                    "no memory for the text of the result; read its rows one by one, or ask for less",
-                )),
+                true => garbled(json.part(rows)).and_then(|()| json.is_whole().then_some(()).ok_or_else(no_room)),
+                false => Err(no_room()),
             };
             self.fetch(&statement, &mut take, deadline)?;
         }
         self.connector.metrics().add(Count::RowsRead, json.row_count());
-        Ok(json.finish())
+        json.finish().ok_or_else(no_room)
     }
 
     fn fetch(&self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Result<()> {
@@ -255,6 +249,13 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Err(Error::invalid(format!(
         "db_name {name:?} {reason}; use a plain name such as app.db"
     )))
+}
+
+fn no_room() -> Error {
+    Error::new(
+        Kind::NoMemory,
+        "no memory for the text of the result; read its rows one by one (dqlitepy_session_query), or ask for less",
+    )
 }
 
 fn garbled(part: std::result::Result<(), crate::wire::Malformed>) -> Result<()> {

@@ -3,6 +3,8 @@
 use std::ffi::CString;
 
 use crate::client::Body;
+use crate::error::Error;
+use crate::memory;
 use crate::wire::{End, Malformed, Rows, Value};
 
 /// The rows of a part, one at a time or many; what a value points to lies here until the next part is loaded.
@@ -50,7 +52,7 @@ impl Part {
     }
 
     /// Takes what stands in front of the rows; the body itself has to be moved in afterwards.
-    pub(super) fn describe(&mut self, rows: &Rows<'_>) {
+    pub(super) fn describe(&mut self, rows: &Rows<'_>) -> Result<(), Error> {
         self.columns = rows.columns();
         self.next = rows.position();
         self.last = Rows::is_last(rows.body());
@@ -58,11 +60,11 @@ impl Part {
         self.row.clear();
         // Every part repeats the names, which do not change within one result.
         if self.names.len() != self.columns {
-            self.names = rows
-                .names()
-                .map(|name| CString::new(name).unwrap_or_default())
-                .collect();
+            // A name may be as long as the statement.
+            let names = rows.names().map(|name| memory::c_string(name, "the name of a column"));
+            self.names = memory::collect(names, "the names of columns")?;
         }
+        Ok(())
     }
 
     pub(super) fn body_mut(&mut self) -> &mut Body {

@@ -73,13 +73,15 @@ impl Session {
 
     fn begin_ahead(&mut self, begin: &Statement<'_>, all: &[Statement<'_>], deadline: Instant) -> Attempt<Begun> {
         let conn = self.conn()?;
-        conn.queue(&exec_sql(begin.text), When::Always);
-        let (sql, params) = (DEFERS.as_bytes(), Params::NONE);
-        conn.queue(&Request::QuerySql { db: 0, sql, params }, When::Always);
-        for statement in all {
-            conn.queue(&exec_sql(statement.text), When::InTransaction);
-        }
         let broken = |broken| ended(begin, broken);
+        conn.queue(&exec_sql(begin.text), When::Always).map_err(broken)?;
+        let (sql, params) = (DEFERS.as_bytes(), Params::NONE);
+        let defers = Request::QuerySql { db: 0, sql, params };
+        conn.queue(&defers, When::Always).map_err(broken)?;
+        for statement in all {
+            conn.queue(&exec_sql(statement.text), When::InTransaction)
+                .map_err(broken)?;
+        }
         conn.flush("EXEC_SQL", deadline).map_err(broken)?;
         // All answers are read, whatever they say, so that the connection can go on.
         let response = conn.answer("EXEC_SQL", deadline).map_err(broken)?;
@@ -121,7 +123,11 @@ impl Session {
             while sent < limits::PIPELINE && conn.queued() < limits::PIPELINE_BYTES {
                 let Some(set) = sets.next() else { break };
                 let params = Params::new(&set);
-                conn.queue(&Request::Exec { db, stmt, params }, When::InTransaction);
+                let request = Request::Exec { db, stmt, params };
+                if let Err(broken) = conn.queue(&request, When::InTransaction) {
+                    (sent, failed) = (0, Some(ended(statement, broken)));
+                    break;
+                }
                 sent += 1;
             }
             if sent == 0 {
@@ -156,9 +162,9 @@ impl Session {
             When::InTransaction
         };
         let conn = self.conn()?;
-        conn.queue(&exec_sql("RELEASE dqlitepy_nowhere"), when);
         let answer = conn
-            .flush("EXEC_SQL", deadline)
+            .queue(&exec_sql("RELEASE dqlitepy_nowhere"), when)
+            .and_then(|()| conn.flush("EXEC_SQL", deadline))
             .and_then(|()| conn.answer("EXEC_SQL", deadline))
             .map_err(|broken| not_run(&broken))?;
         let heeded = matches!(

@@ -3,6 +3,7 @@
 //! The server's id for it is not here but in the session's cache, where it ends with its connection; after a reconnect the
 //! next run prepares the text again.
 
+use std::iter;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -14,6 +15,7 @@ use crate::db::sql::{OwnedStatement, Statement, parameters};
 use crate::db::stream::ResultRows;
 use crate::db::value::{Owned, check_total};
 use crate::error::{Error, Kind, Result};
+use crate::memory;
 use crate::wire::Value;
 
 /// What stands behind a statement's handle.
@@ -42,11 +44,11 @@ impl PreparedStatement {
         session.statement_opened();
         Ok(Self {
             session: Arc::clone(session),
-            sql: Arc::new(OwnedStatement::new(statement)),
+            sql: Arc::new(OwnedStatement::new(statement)?),
             names: if names.len() == count { names } else { Vec::new() },
             parameters: count,
             bound: Mutex::new(Bound {
-                values: vec![Owned::Null; count],
+                values: memory::collect(iter::repeat_with(|| Ok(Owned::Null)).take(count), "values")?,
                 batch: Vec::new(),
             }),
         })
@@ -101,16 +103,14 @@ impl PreparedStatement {
                 values.len()
             )));
         }
-        let values: Result<Vec<Owned>> = values
-            .enumerate()
-            .map(|(at, value)| Owned::copy(value?, at + 1))
-            .collect();
-        self.lock()?.values = values?;
+        let values = values.enumerate().map(|(at, value)| Owned::copy(value?, at + 1));
+        let values = memory::collect(values, "values")?;
+        self.lock()?.values = values;
         Ok(())
     }
 
     pub(crate) fn clear_bindings(&self) -> Result<()> {
-        self.lock()?.values.fill(Owned::Null);
+        self.lock()?.values.fill_with(|| Owned::Null);
         Ok(())
     }
 
@@ -130,7 +130,7 @@ impl PreparedStatement {
 
     /// The statement with what is bound now, to be run later.
     pub(crate) fn with_values(&self) -> Result<BoundStatement> {
-        let sets = vec![self.lock()?.values.clone()];
+        let sets = vec![copies(&self.lock()?.values)?];
         Ok(self.with(sets))
     }
 
@@ -148,7 +148,8 @@ impl PreparedStatement {
     pub(crate) fn add_batch(&self) -> Result<()> {
         let mut bound = self.lock()?;
         check_total(&bound.values, self.sql.text())?;
-        let set = bound.values.clone();
+        let set = copies(&bound.values)?;
+        memory::reserve(&mut bound.batch, 1, "sets of values")?;
         bound.batch.push(set);
         Ok(())
     }
@@ -178,6 +179,14 @@ impl PreparedStatement {
             .try_lock()
             .ok_or_else(|| Error::misuse("another thread is using this statement: each thread needs its own"))
     }
+}
+
+fn copies(values: &[Owned]) -> Result<Vec<Owned>> {
+    let copies = values
+        .iter()
+        .enumerate()
+        .map(|(at, value)| Owned::copy(value.as_value(), at + 1));
+    memory::collect(copies, "values")
 }
 
 impl Drop for PreparedStatement {

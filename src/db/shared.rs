@@ -157,7 +157,7 @@ impl SharedSession {
                 "a query is one statement, and this text holds more: use prepare with the offset of the rest for scripts",
             ));
         }
-        start(self, Arc::new(OwnedStatement::new(&statement)), &[], Keep::No)
+        start(self, Arc::new(OwnedStatement::new(&statement)?), &[], Keep::No)
     }
 
     /// Prepares the first statement of `sql`; None if it holds none. The number of bytes says where the next one begins.

@@ -8,7 +8,9 @@
 mod pragma;
 mod token;
 
+use crate::error::Result;
 use crate::limits;
+use crate::memory;
 use token::{Class, Token, Tokens};
 
 /// One statement of a text.
@@ -75,17 +77,17 @@ impl Statement<'_> {
 
 /// A statement with its text.
 pub(super) struct OwnedStatement {
-    text: Box<str>,
+    text: String,
     /// None where it is made from the text each time.
     detached: Option<Statement<'static>>,
 }
 
 impl OwnedStatement {
-    pub(super) fn new(statement: &Statement<'_>) -> Self {
-        Self {
-            text: statement.text.into(),
+    pub(super) fn new(statement: &Statement<'_>) -> Result<Self> {
+        Ok(Self {
+            text: memory::copy_text(statement.text, "a statement")?,
             detached: statement.detached(),
-        }
+        })
     }
 
     pub(super) fn text(&self) -> &str {

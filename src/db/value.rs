@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::memory;
 use crate::render;
 use crate::wire::Value;
 
@@ -9,7 +10,7 @@ use crate::wire::Value;
 pub(super) const TOO_BIG: i32 = 18;
 
 /// A parameter with memory of its own.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) enum Owned {
     #[default]
     Null,
@@ -44,15 +45,15 @@ impl Owned {
             Value::Real(number) => Self::Real(number),
             Value::Blob(bytes) => {
                 check(bytes)?;
-                Self::Blob(bytes.into())
+                Self::Blob(memory::copy(bytes, "a value")?)
             }
             Value::Text(bytes) => {
                 check(bytes)?;
-                Self::Text(without_nul(bytes, index)?.into())
+                Self::Text(memory::copy(without_nul(bytes, index)?, "a value")?)
             }
             Value::Iso8601(bytes) => {
                 check(bytes)?;
-                Self::Time(without_nul(bytes, index)?.into())
+                Self::Time(memory::copy(without_nul(bytes, index)?, "a value")?)
             }
             Value::UnixTime(seconds) => Self::time(seconds, 0, index)?,
             Value::Boolean(number) => Self::Boolean(number != 0),

@@ -3,6 +3,7 @@
 //! vendor/glue keeps the engine's call order and catches its assertions; here its functions become values with owners.
 
 pub(crate) mod fork;
+pub(crate) mod reserve;
 pub(crate) mod sqlite;
 mod sys;
 pub(crate) mod visit;

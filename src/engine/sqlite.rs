@@ -15,6 +15,7 @@ use libsqlite3_sys as ffi;
 
 use crate::engine::c_string;
 use crate::error::{Error, Kind, Result};
+use crate::memory;
 
 /// How long to wait while another process writes to the file.
 const BUSY_MS: c_int = 5_000;
@@ -196,7 +197,10 @@ impl Cursor<'_> {
     /// The value as a text; empty where there is none.
     pub(crate) fn text(&mut self, column: usize) -> Result<String> {
         Ok(match self.cell(column)? {
-            Cell::Text(bytes) | Cell::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Cell::Text(bytes) | Cell::Blob(bytes) => match str::from_utf8(bytes) {
+                Ok(text) => memory::copy_text(text, "a text")?,
+                Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+            },
             Cell::Integer(number) => number.to_string(),
             Cell::Real(_) | Cell::Null => String::new(),
         })

@@ -1,11 +1,15 @@
 //! Memory that callers own.
 //!
 //! Every allocation of this library is libc's malloc, so a finished `Vec` can be handed over as it is and goes back
-//! through `dqlitepy_free`, or `free`.
+//! through `dqlitepy_free`, or `free`; but for what comes from the reserve when malloc has nothing, which is copied then.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ffi::{c_char, c_void};
 use std::mem::ManuallyDrop;
+
+use crate::engine::reserve;
+use crate::error::Result;
+use crate::memory;
 
 struct Malloc;
 
@@ -30,19 +34,26 @@ const HUGE: usize = 2 << 20;
 // aligned_alloc does, and a larger or smaller block is made by copying, as realloc would lose the alignment.
 unsafe impl GlobalAlloc for Malloc {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.align() <= NATURAL {
+        let block: *mut u8 = if layout.align() <= NATURAL {
             // SAFETY: any size is allowed.
             unsafe { libc::malloc(layout.size()) }.cast()
         } else {
             // SAFETY: the alignment is a power of two, and the size is rounded up to a multiple of it.
             unsafe { libc::aligned_alloc(layout.align(), layout.pad_to_align().size()) }.cast()
+        };
+        if block.is_null() && layout.align() <= reserve::ALIGNMENT {
+            return reserve::take(layout.size());
         }
+        block
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if layout.align() <= NATURAL {
             // SAFETY: any size is allowed.
-            return unsafe { libc::calloc(1, layout.size()) }.cast();
+            let block: *mut u8 = unsafe { libc::calloc(1, layout.size()) }.cast();
+            if !block.is_null() {
+                return block;
+            }
         }
         // SAFETY: the caller's promise is the same for both.
         let block = unsafe { self.alloc(layout) };
@@ -54,14 +65,20 @@ unsafe impl GlobalAlloc for Malloc {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, _: Layout) {
-        // SAFETY: the block came from one of malloc's functions.
+        // SAFETY: the block came from one of malloc's functions, or from the reserve, which stands in for them.
         unsafe { libc::free(block.cast()) };
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if layout.align() <= NATURAL {
             // SAFETY: as the caller promises to us.
-            return unsafe { resize(block.cast(), layout.size(), size) }.cast();
+            let resized: *mut u8 = unsafe { resize(block.cast(), layout.size(), size) }.cast();
+            if !resized.is_null() {
+                return resized;
+            }
+            if size <= layout.size() {
+                return block;
+            }
         }
         // SAFETY: `size` does not overflow when rounded up to the alignment; that is the caller's promise.
         let new = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
@@ -132,11 +149,14 @@ unsafe fn carry(from: *mut u8, to: *mut u8, size: usize) {
     }
 }
 
-/// Hands the bytes over as a C string; they hold no NUL (JSON and messages never do).
+/// Hands the bytes over as a C string; they hold no NUL (JSON and messages never do). NULL without memory for it.
 pub(super) fn into_c_string(mut bytes: Vec<u8>) -> *mut c_char {
     debug_assert!(!bytes.contains(&0));
     bytes.push(0);
     let (size, room) = (bytes.len(), bytes.capacity());
+    if reserve::holds(bytes.as_ptr()) {
+        return from_reserve(&bytes);
+    }
     let block = ManuallyDrop::new(bytes).as_mut_ptr();
     if room <= worth(size) && room < LARGE {
         return block.cast();
@@ -144,6 +164,27 @@ pub(super) fn into_c_string(mut bytes: Vec<u8>) -> *mut c_char {
     // SAFETY: the block came from malloc, and nobody else has it any more.
     let shrunk = unsafe { libc::realloc(block.cast(), worth(size)) };
     if shrunk.is_null() { block.cast() } else { shrunk.cast() }
+}
+
+/// The same for the result of a call.
+pub(super) fn handed_over(bytes: Vec<u8>) -> Result<*mut c_char> {
+    let size = bytes.len();
+    let text = into_c_string(bytes);
+    if text.is_null() {
+        return Err(memory::none_for(size, "the result").with("what the statement did stays done"));
+    }
+    Ok(text)
+}
+
+/// A copy that the caller can free; NULL without memory for it.
+#[cold]
+fn from_reserve(bytes: &[u8]) -> *mut c_char {
+    let block = reserve::host_malloc(bytes.len());
+    if !block.is_null() {
+        // SAFETY: it has this size.
+        unsafe { block.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+    block.cast()
 }
 
 /// How much room a finished text may keep: it does not live long, and to take a huge page apart costs as much as the page.

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_uint, c_ulonglong};
 use crate::client::{Client, Role};
 use crate::engine::fork;
 use crate::error::{Error, Result};
-use crate::ffi::guard::guard;
+use crate::ffi::guard::{guard, guard_always};
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
 use crate::net::{Address, parse_csv};
@@ -51,7 +51,7 @@ pub unsafe extern "C" fn dqlitepy_client_create(
 /// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_set_timeout(handle: dqlitepy_handle, msecs: c_uint) -> c_int {
-    guard(|| {
+    guard_always(|| {
         object::<Client>(handle)?.set_timeout(msecs);
         Ok(())
     })
@@ -63,7 +63,7 @@ pub extern "C" fn dqlitepy_client_set_timeout(handle: dqlitepy_handle, msecs: c_
 /// it. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_interrupt(handle: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         object::<Client>(handle)?.interrupt();
         Ok(())
     })
@@ -74,7 +74,7 @@ pub extern "C" fn dqlitepy_client_interrupt(handle: dqlitepy_handle) -> c_int {
 /// Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a client). Does not block. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_client_close(handle: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         fork::check()?;
         handle::remove::<Client>(handle).map(drop)
     })
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn dqlitepy_client_leader(handle: dqlitepy_handle, address
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(address_out, "address_out") }?;
-        *out = alloc::into_c_string(client(handle, Client::leader)?.into_bytes());
+        *out = alloc::handed_over(client(handle, Client::leader)?.into_bytes())?;
         Ok(())
     })
 }
@@ -150,7 +150,7 @@ pub unsafe extern "C" fn dqlitepy_client_cluster(handle: dqlitepy_handle, json_o
         let list = members
             .iter()
             .map(|member| (member.id, member.address.as_str(), member.role.into()));
-        *out = alloc::into_c_string(render::members(list));
+        *out = alloc::handed_over(render::members(list))?;
         Ok(())
     })
 }

@@ -7,7 +7,8 @@ use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::thread;
 
-use crate::error::{Error, Result};
+use crate::engine::reserve;
+use crate::error::{Error, Kind, Result};
 use crate::ffi::{alloc, ret};
 
 /// What is kept of a failure: the text, the code that the caller got, and SQLite's extended one.
@@ -22,13 +23,39 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs the body of an exported function and turns its result into a code.
+/// Runs the body of an exported function and turns its result into a code. While memory is short it does not.
 pub(super) fn guard(body: impl FnOnce() -> Result<()>) -> c_int {
+    if reserve::is_short() {
+        return refuse();
+    }
+    guard_always(body)
+}
+
+/// The same for a function that gives something back, or needs next to nothing.
+pub(super) fn guard_always(body: impl FnOnce() -> Result<()>) -> c_int {
     guard_code(|| body().map(|()| ret::DQLITEPY_OK))
+}
+
+/// What is left of the reserve is for calls that are under way.
+#[cold]
+fn refuse() -> c_int {
+    let refused = Error::new(
+        Kind::NoMemory,
+        "the process has no memory left, so no new call is begun; nothing was changed. Close what is not needed, or raise the \
+         limit (ulimit -v), and try again",
+    );
+    if reserve::thread_is_ready() {
+        remember(&refused);
+    }
+    ret::DQLITEPY_NOMEM
 }
 
 /// The same for a function whose success has several codes.
 pub(super) fn guard_code(body: impl FnOnce() -> Result<c_int>) -> c_int {
+    // Without memory for the message the code has to be enough.
+    if !reserve::thread_is_ready() {
+        return ret::DQLITEPY_NOMEM;
+    }
     match caught(body) {
         Ok(code) => code,
         Err(error) => {
@@ -40,6 +67,9 @@ pub(super) fn guard_code(body: impl FnOnce() -> Result<c_int>) -> c_int {
 
 /// The same for a function that returns a value instead of a code; `otherwise` on failure.
 pub(super) fn guard_value<T>(otherwise: T, body: impl FnOnce() -> Result<T>) -> T {
+    if !reserve::thread_is_ready() {
+        return otherwise;
+    }
     caught(body).unwrap_or_else(|error| {
         remember(&error);
         otherwise
@@ -57,6 +87,9 @@ pub(super) fn last_codes() -> (c_int, c_int) {
 }
 
 fn last<T>(read: impl FnOnce(&Last) -> T) -> Option<T> {
+    if !reserve::thread_is_ready() {
+        return None;
+    }
     LAST_ERROR
         .try_with(|last| last.borrow().as_ref().map(read))
         .ok()
@@ -117,7 +150,6 @@ fn silence_panics() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     fn text() -> Option<String> {
         last(|last| last.text.clone())

@@ -38,7 +38,7 @@ unsafe fn write(
     fork::check()?;
     let mut families = Families::default();
     collect(&mut families)?;
-    *out = alloc::into_c_string(render(&families));
+    *out = alloc::handed_over(render(&families))?;
     Ok(())
 }
 

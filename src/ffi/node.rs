@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 
 use crate::engine::fork;
 use crate::error::Result;
-use crate::ffi::guard::guard;
+use crate::ffi::guard::{guard, guard_always};
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
 use crate::net::{Address, parse_csv};
@@ -110,7 +110,7 @@ pub extern "C" fn dqlitepy_node_handover(handle: dqlitepy_handle) -> c_int {
 /// Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_stop(handle: dqlitepy_handle) -> c_int {
-    guard(|| object::<Node>(handle)?.stop())
+    guard_always(|| object::<Node>(handle)?.stop())
 }
 
 /// Gives the handle back. Its calls under way return DQLITEPY_SHUTDOWN; the node stops with its last handle.
@@ -119,7 +119,7 @@ pub extern "C" fn dqlitepy_node_stop(handle: dqlitepy_handle) -> c_int {
 /// goes on stopping in the background. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_destroy(handle: dqlitepy_handle) {
-    guard(|| {
+    guard_always(|| {
         fork::check()?;
         handle::remove::<Node>(handle)?.destroy();
         Ok(())
@@ -135,7 +135,7 @@ pub extern "C" fn dqlitepy_node_destroy(handle: dqlitepy_handle) {
 /// are not interrupted. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID (not a node). Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_interrupt(handle: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         object::<Node>(handle)?.interrupt();
         Ok(())
     })
@@ -220,7 +220,7 @@ pub unsafe extern "C" fn dqlitepy_node_query(
     guard(|| {
         // SAFETY: the caller's promise.
         let (out, sql) = unsafe { (args::out_text(json_out, "json_out")?, args::text(sql, "sql")?) };
-        *out = alloc::into_c_string(object::<Node>(handle)?.query(sql)?);
+        *out = alloc::handed_over(object::<Node>(handle)?.query(sql)?)?;
         Ok(())
     })
 }

@@ -8,9 +8,10 @@ use crate::client::Connector;
 use crate::db::{BoundStatement, PreparedStatement, ResultRows, SharedSession};
 use crate::engine::fork;
 use crate::error::{Error, Kind, Result};
-use crate::ffi::guard::{guard, message_of};
+use crate::ffi::guard::{guard, guard_always, message_of};
 use crate::ffi::{alloc, args, dqlitepy_completion, dqlitepy_handle, dqlitepy_value, object, ret};
 use crate::handle;
+use crate::memory;
 use crate::net::parse_csv;
 use crate::node::Node;
 use crate::queue::{Completion, Outcome, Queue, Work};
@@ -59,7 +60,7 @@ pub unsafe extern "C" fn dqlitepy_queue_open(capacity: u64, queue_out: *mut dqli
 /// `fd_out` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlitepy_queue_fd(queue: dqlitepy_handle, fd_out: *mut c_int) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(fd_out, "fd_out") }?;
         *out = -1;
@@ -83,7 +84,7 @@ pub unsafe extern "C" fn dqlitepy_queue_poll(
     max: u64,
     count_out: *mut u64,
 ) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(count_out, "count_out") }?;
         // SAFETY: the caller's promise.
@@ -104,7 +105,7 @@ pub unsafe extern "C" fn dqlitepy_queue_poll(
 /// it has ended) or DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_queue_cancel(queue: dqlitepy_handle, token: u64) -> c_int {
-    guard(|| match object::<Queue>(queue)?.cancel(token) {
+    guard_always(|| match object::<Queue>(queue)?.cancel(token) {
         true => Ok(()),
         false => Err(Error::new(
             Kind::NotFound,
@@ -121,7 +122,7 @@ pub extern "C" fn dqlitepy_queue_cancel(queue: dqlitepy_handle, token: u64) -> c
 /// DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_queue_close(queue: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         fork::check()?;
         handle::remove::<Queue>(queue)?.close();
         Ok(())
@@ -175,7 +176,7 @@ pub unsafe extern "C" fn dqlitepy_queue_session_open_addresses(
 /// means nothing from now on. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_queue_session_close(queue: dqlitepy_handle, token: u64, session: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         submit(queue, token, || {
             Ok(Work::CloseSession(handle::remove::<SharedSession>(session)?))
         })
@@ -207,7 +208,7 @@ pub unsafe extern "C" fn dqlitepy_queue_session_exec(
             let session = object::<SharedSession>(session)?;
             // SAFETY: the caller's promise.
             match unsafe { text_and_values(&session, sql, sql_size, values, count, 1) }? {
-                (text, None) => Ok(Work::Script(session, text.to_owned())),
+                (text, None) => Ok(Work::Script(session, memory::copy_text(text, "a statement")?)),
                 (_, Some(bound)) => Ok(Work::Exec(bound)),
             }
         })
@@ -239,7 +240,7 @@ pub unsafe extern "C" fn dqlitepy_queue_session_query(
             let session = object::<SharedSession>(session)?;
             // SAFETY: the caller's promise.
             match unsafe { text_and_values(&session, sql, sql_size, values, count, 1) }? {
-                (text, None) => Ok(Work::Select(session, text.to_owned())),
+                (text, None) => Ok(Work::Select(session, memory::copy_text(text, "a statement")?)),
                 (_, Some(bound)) => Ok(Work::Query(bound)),
             }
         })
@@ -293,7 +294,10 @@ pub unsafe extern "C" fn dqlitepy_queue_session_prepare(
         // SAFETY: the caller's promise.
         let sql = unsafe { args::text_of(sql, sql_size, "sql") }?;
         submit(queue, token, || {
-            Ok(Work::Prepare(object::<SharedSession>(session)?, sql.to_owned()))
+            Ok(Work::Prepare(
+                object::<SharedSession>(session)?,
+                memory::copy_text(sql, "a statement")?,
+            ))
         })
     })
 }
@@ -353,7 +357,7 @@ pub extern "C" fn dqlitepy_queue_rows_more(queue: dqlitepy_handle, token: u64, r
 /// not be used any more. Rows that were read to DQLITEPY_DONE close without blocking by dqlitepy_rows_close too. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_queue_rows_close(queue: dqlitepy_handle, token: u64, rows: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         submit(queue, token, || {
             Ok(Work::CloseRows(handle::remove::<ResultRows>(rows)?))
         })

@@ -6,8 +6,8 @@ use crate::error::{Error, Kind};
 
 /// The call succeeded.
 pub const DQLITEPY_OK: c_int = 0;
-/// Memory ran out.
-#[expect(dead_code, reason = "only C uses it")]
+/// There is no memory for the call, and nothing was changed, or none for its result; the message says which. While memory is
+/// short every call that would take some returns this at once: give some back, then try again.
 pub const DQLITEPY_NOMEM: c_int = 1;
 /// An argument, a file or a configuration is not acceptable.
 pub const DQLITEPY_INVALID: c_int = 2;
@@ -104,6 +104,7 @@ pub(super) fn code(error: &Error) -> c_int {
         Kind::Full => DQLITEPY_FULL,
         Kind::Interrupted => DQLITEPY_INTERRUPTED,
         Kind::TransactionLost => DQLITEPY_TRANSACTION_LOST,
+        Kind::NoMemory => DQLITEPY_NOMEM,
         Kind::Sql => sql_code(error.sqlite_code()),
     }
 }

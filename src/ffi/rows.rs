@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_double, c_int, c_void};
 use crate::db::{Next, ResultRows, Value};
 use crate::engine::fork;
 use crate::error::{Error, Result};
-use crate::ffi::guard::{guard, guard_code};
+use crate::ffi::guard::{guard_always, guard_code};
 use crate::ffi::{args, dqlitepy_handle, dqlitepy_value, object, ret};
 use crate::handle;
 
@@ -43,7 +43,7 @@ pub extern "C" fn dqlitepy_rows_step(rows: dqlitepy_handle) -> c_int {
 /// `count_out` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlitepy_rows_column_count(rows: dqlitepy_handle, count_out: *mut c_int) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(count_out, "count_out") }?;
         let count = self::rows(rows, |rows| rows.look(|part| Ok(part.names().len())))?;
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn dqlitepy_rows_column_name(
     column: c_int,
     name_out: *mut *const c_char,
 ) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_pointer(name_out, "name_out") }?;
         *out = self::rows(rows, |rows| {
@@ -90,7 +90,7 @@ pub unsafe extern "C" fn dqlitepy_rows_column_type(
     column: c_int,
     type_out: *mut c_int,
 ) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(type_out, "type_out") }?;
         *out = value(rows, column, |value| Ok(value.code().into()))?;
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn dqlitepy_rows_column_int64(
     column: c_int,
     value_out: *mut i64,
 ) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(value_out, "value_out") }?;
         *out = value(rows, column, |value| match value {
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn dqlitepy_rows_column_double(
     column: c_int,
     value_out: *mut c_double,
 ) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(value_out, "value_out") }?;
         *out = value(rows, column, |value| match value {
@@ -164,7 +164,7 @@ pub unsafe extern "C" fn dqlitepy_rows_column_text(
     size_out: *mut u64,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { bytes(rows, column, text_out.cast(), size_out) })
+    guard_always(|| unsafe { bytes(rows, column, text_out.cast(), size_out) })
 }
 
 /// The same as dqlitepy_rows_column_text, for those who expect a blob. Since 0.2.0.
@@ -179,7 +179,7 @@ pub unsafe extern "C" fn dqlitepy_rows_column_blob(
     size_out: *mut u64,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { bytes(rows, column, data_out, size_out) })
+    guard_always(|| unsafe { bytes(rows, column, data_out, size_out) })
 }
 
 /// # Safety
@@ -208,7 +208,7 @@ unsafe fn bytes(rows: dqlitepy_handle, column: c_int, data_out: *mut *const c_vo
 /// `values` points to `count` writable places, or is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlitepy_rows_row(rows: dqlitepy_handle, values: *mut dqlitepy_value, count: u64) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let places = unsafe { args::places(values, count, "values") }?;
         self::rows(rows, |rows| {
@@ -267,7 +267,7 @@ pub unsafe extern "C" fn dqlitepy_rows_fetch(
 /// In any case the rows are closed. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_rows_close(rows: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         fork::check()?;
         let rows = handle::remove::<ResultRows>(rows)?;
         rows.close().inspect_err(|error| rows.session().note(error))

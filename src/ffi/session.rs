@@ -8,7 +8,7 @@ use crate::client::{Connector, WakeSlot};
 use crate::db::{Mode, SharedSession};
 use crate::engine::fork;
 use crate::error::{Error, Result};
-use crate::ffi::guard::{guard, guard_code, guard_value, message_of};
+use crate::ffi::guard::{guard, guard_always, guard_code, guard_value, message_of};
 use crate::ffi::{alloc, args, dqlitepy_handle, object, ret};
 use crate::handle;
 use crate::limits::{self, Timeout};
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn dqlitepy_session_open_addresses(
 /// DQLITEPY_INVALID (not a session). Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_close(session: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         fork::check()?;
         handle::remove::<SharedSession>(session)?.close();
         Ok(())
@@ -228,7 +228,7 @@ pub extern "C" fn dqlitepy_session_commit(session: dqlitepy_handle) -> c_int {
 /// Blocks and returns as dqlitepy_session_exec; without a transaction DQLITEPY_SQL + 1. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_rollback(session: dqlitepy_handle) -> c_int {
-    guard(|| self::session(session, |session| session.rollback()))
+    guard_always(|| self::session(session, |session| session.rollback()))
 }
 
 /// Sets a savepoint; outside a transaction it begins one, which ends when the savepoint is released.
@@ -287,7 +287,7 @@ pub unsafe extern "C" fn dqlitepy_session_rollback_to(session: dqlitepy_handle, 
 /// `inside_out` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlitepy_session_in_transaction(session: dqlitepy_handle, inside_out: *mut c_int) -> c_int {
-    guard(|| {
+    guard_always(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(inside_out, "inside_out") }?;
         *out = self::session(session, |session| session.in_transaction())?.into();
@@ -303,7 +303,7 @@ pub unsafe extern "C" fn dqlitepy_session_in_transaction(session: dqlitepy_handl
 /// DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_interrupt(session: dqlitepy_handle) -> c_int {
-    guard(|| self::session(session, |session| session.interrupt()))
+    guard_always(|| self::session(session, |session| session.interrupt()))
 }
 
 /// Sets how long each later call on the session may take in all, in milliseconds; unless set or with 0 what
@@ -313,7 +313,7 @@ pub extern "C" fn dqlitepy_session_interrupt(session: dqlitepy_handle) -> c_int 
 /// DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_set_timeout(session: dqlitepy_handle, msecs: c_uint) -> c_int {
-    guard(|| self::session(session, |session| session.set_timeout(msecs)))
+    guard_always(|| self::session(session, |session| session.set_timeout(msecs)))
 }
 
 /// Sets how long a statement outside a transaction, or the begin of one, is tried again while other sessions keep the
@@ -323,7 +323,7 @@ pub extern "C" fn dqlitepy_session_set_timeout(session: dqlitepy_handle, msecs: 
 /// Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_set_busy_timeout(session: dqlitepy_handle, msecs: c_uint) -> c_int {
-    guard(|| {
+    guard_always(|| {
         let time = Duration::from_millis(msecs.into());
         self::session(session, |session| session.set_busy_timeout(time))
     })
@@ -338,7 +338,7 @@ pub extern "C" fn dqlitepy_session_set_busy_timeout(session: dqlitepy_handle, ms
 /// is not known. Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_session_set_max_result(session: dqlitepy_handle, bytes: u64) -> c_int {
-    guard(|| self::session(session, |session| session.set_max_result(bytes)))
+    guard_always(|| self::session(session, |session| session.set_max_result(bytes)))
 }
 
 /// The address of the leader that the session is connected to; connects first if it is not.
@@ -353,7 +353,7 @@ pub unsafe extern "C" fn dqlitepy_session_leader(session: dqlitepy_handle, addre
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out_text(address_out, "address_out") }?;
-        *out = alloc::into_c_string(self::session(session, |session| session.leader())?.into_bytes());
+        *out = alloc::handed_over(self::session(session, |session| session.leader())?.into_bytes())?;
         Ok(())
     })
 }

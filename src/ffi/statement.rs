@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_double, c_int, c_uint, c_void};
 use crate::db::{PreparedStatement, Value};
 use crate::engine::fork;
 use crate::error::Result;
-use crate::ffi::guard::guard;
+use crate::ffi::guard::{guard, guard_always};
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_value, object};
 use crate::handle;
 
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn dqlitepy_statement_parameter_name(
         let out = unsafe { args::out_text(name_out, "name_out") }?;
         self::statement(statement, |statement| {
             if let Some(name) = statement.parameter_name(index.into())? {
-                *out = alloc::into_c_string(name.as_bytes().to_vec());
+                *out = alloc::handed_over(name.as_bytes().to_vec())?;
             }
             Ok(())
         })
@@ -211,14 +211,14 @@ pub unsafe extern "C" fn dqlitepy_statement_bind_values(
 /// Makes all parameters NULL. Does not block. Returns as dqlitepy_statement_bind_null. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_statement_clear_bindings(statement: dqlitepy_handle) -> c_int {
-    guard(|| self::statement(statement, PreparedStatement::clear_bindings))
+    guard_always(|| self::statement(statement, PreparedStatement::clear_bindings))
 }
 
 /// Forgets the sets that dqlitepy_statement_add_batch has kept; what is bound stays. A statement needs no reset between
 /// two runs. Does not block. Returns as dqlitepy_statement_bind_null. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_statement_reset(statement: dqlitepy_handle) -> c_int {
-    guard(|| self::statement(statement, PreparedStatement::reset))
+    guard_always(|| self::statement(statement, PreparedStatement::reset))
 }
 
 /// Gives a statement back; the handle means nothing afterwards. Rows that it gave can still be read.
@@ -226,7 +226,7 @@ pub extern "C" fn dqlitepy_statement_reset(statement: dqlitepy_handle) -> c_int 
 /// Does not block. Returns DQLITEPY_OK, DQLITEPY_NOTFOUND or DQLITEPY_INVALID. Since 0.2.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_statement_finalize(statement: dqlitepy_handle) -> c_int {
-    guard(|| {
+    guard_always(|| {
         fork::check()?;
         handle::remove::<PreparedStatement>(statement).map(drop)
     })

@@ -19,6 +19,7 @@ use once_cell::sync::Lazy;
 use crate::client::Client;
 use crate::db::{PreparedStatement, ResultRows, SharedSession};
 use crate::error::{Error, Kind, Result};
+use crate::memory;
 use crate::node::Node;
 use crate::queue::Queue;
 use table::{KIND_SHIFT, Table};
@@ -72,6 +73,7 @@ static TABLE: Lazy<Table<Slot>> = Lazy::new(Table::new);
 
 /// Gives the object a handle.
 pub(crate) fn insert<T: Object>(object: T) -> Result<u64> {
+    memory::check(TABLE.growth(), "handles")?;
     TABLE
         .insert(T::KIND, Arc::new(object).wrap())
         .ok_or_else(|| Error::internal("no handle is left: too many objects were created in this process"))

@@ -43,6 +43,17 @@ impl<T: Clone> Table<T> {
         Some(handle)
     }
 
+    /// Bytes that the next handle takes, which are many where the table has to grow.
+    pub(crate) fn growth(&self) -> usize {
+        let entries = self.entries.lock();
+        let grows = entries.len() == entries.capacity();
+        if grows {
+            entries.len() * 3 * size_of::<Entry<T>>()
+        } else {
+            0
+        }
+    }
+
     pub(crate) fn get(&self, handle: u64) -> Option<T> {
         let entries = self.entries.lock();
         let entry = entries.get(place(handle)).filter(|entry| entry.handle == handle)?;

@@ -80,6 +80,7 @@ const ERRORS: [&str; Kind::ALL.len()] = [
     "settings_lost",
     "full",
     "transaction_lost",
+    "no_memory",
     "sql",
 ];
 

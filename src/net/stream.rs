@@ -68,6 +68,8 @@ pub(crate) enum Cause {
     Woken,
     /// More was announced than the reader takes. No error of the operating system is this.
     TooLong,
+    /// There is no memory for it. No error of the operating system is this.
+    NoMemory,
     /// Something else of the operating system.
     Other,
 }

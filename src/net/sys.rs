@@ -8,6 +8,8 @@ use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::memory;
+
 /// Signals that a thread raises by its own doing. Blocking them would not stop the fault, only its
 /// report.
 const SYNCHRONOUS: [libc::c_int; 7] = [
@@ -23,6 +25,9 @@ const SYNCHRONOUS: [libc::c_int; 7] = [
 /// As much as the threads of most programs have: statements run on the thread that asks only where there is stack for them
 /// (docs/adr/0009). What nobody uses costs nothing but addresses.
 const STACK: usize = 8 << 20;
+
+/// What a thread takes of the heap as it begins, and more.
+const THREAD: usize = 256 << 10;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
@@ -86,6 +91,10 @@ pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<thread::JoinHandle<T>> {
+    // Rust would end the process over what it notes of a thread, the C library over the thread's own variables.
+    if memory::check(THREAD, "a thread").is_err() {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
     let _blocked = SignalsBlocked::new();
     thread::Builder::new()
         .name(name.to_owned())

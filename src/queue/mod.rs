@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::memory;
 use crate::net::sys::EventFd;
 use crate::queue::pool::{Pool, Task};
 use crate::queue::work::Reins;
@@ -32,6 +33,9 @@ static POOL: Lazy<Arc<Pool<Request>>> = Lazy::new(|| Pool::new(limits::QUEUE_IDL
 
 /// Of the requests of all queues.
 static IDS: AtomicU64 = AtomicU64::new(1);
+
+/// Results that are handed over at a time while there is no memory for more.
+const FEW: usize = 64;
 
 /// Bit of the lanes that are no session's address.
 const ALONE: u64 = 1 << 63;
@@ -124,6 +128,12 @@ impl Queue {
                 ),
             ));
         }
+        // Also for its result.
+        let (more, results) = (state.reserved + 1, state.pending.len() + state.reserved + 1);
+        let no_room = state.pending.try_reserve(more).is_err() || state.done.try_reserve(results).is_err();
+        if no_room {
+            return Err(memory::none_for(results * size_of::<Completion>(), "results"));
+        }
         state.reserved += 1;
         Ok(Place(Some(Arc::clone(&self.0))))
     }
@@ -131,8 +141,12 @@ impl Queue {
     /// Up to `most` results, in the order in which they came.
     pub(crate) fn poll(&self, most: usize) -> Vec<Completion> {
         let mut state = self.0.state.lock();
-        let count = most.min(state.done.len());
-        let taken = state.done.drain(..count).collect();
+        let mut count = most.min(state.done.len());
+        let mut taken = Vec::new();
+        if taken.try_reserve_exact(count).is_err() {
+            count = count.min(FEW);
+        }
+        taken.extend(state.done.drain(..count));
         if state.done.is_empty() {
             self.0.ready.clear();
         } else {

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::memory;
 use crate::net::sys;
 
 pub(super) trait Task: Send + 'static {
@@ -70,6 +71,8 @@ impl<T: Task> Pool<T> {
             tasks: VecDeque::new(),
             running: false,
         });
+        let room = lane.tasks.try_reserve(1);
+        room.map_err(|_| memory::none_for(size_of::<T>() * lane.tasks.len() * 2, "requests that wait"))?;
         lane.tasks.push_back(task);
         if lane.running || lane.tasks.len() > 1 {
             return Ok(());

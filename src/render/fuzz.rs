@@ -9,7 +9,7 @@ pub(crate) fn json(data: &[u8]) {
     if array.part(&mut rows).is_err() {
         return;
     }
-    let out = array.finish();
+    let Some(out) = array.finish() else { return };
     assert!(std::str::from_utf8(&out).is_ok(), "not UTF-8");
     let rest = value(&out);
     assert!(rest == Some(&[]), "not JSON: {:?}", String::from_utf8_lossy(&out));

@@ -26,16 +26,26 @@ impl JsonArray {
         Self::default()
     }
 
-    /// Whether there is memory for the text of a part; of one with a value that is mostly escapes it cannot be told.
+    /// Whether there is memory for the text of a part, if its values are not mostly escapes.
     pub(crate) fn can_take(&mut self, rows: &Rows<'_>) -> bool {
         self.out.can_take(rows.body().len().saturating_mul(2))
+    }
+
+    /// False if memory ran out all the same.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.out.is_cut()
     }
 
     /// Takes all rows of one part. After an error the array is of no use any more.
     pub(crate) fn part(&mut self, rows: &mut Rows<'_>) -> Result<(), Malformed> {
         // Every part repeats the names, which do not change within one result.
         if self.keys.len() != rows.columns() {
-            self.keys = rows.names().enumerate().map(|(i, name)| key(name, i == 0)).collect();
+            let keys: Option<_> = rows.names().enumerate().map(|(i, name)| key(name, i == 0)).collect();
+            let Some(keys) = keys else {
+                self.out.cut();
+                return Ok(());
+            };
+            self.keys = keys;
             // As JSON it is about as long. A single value may be longer than should be taken on suspicion.
             self.out.expect(rows.body().len().min(EXPECTED));
         }
@@ -61,14 +71,15 @@ impl JsonArray {
         self.out.len()
     }
 
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    /// None if memory ran out.
+    pub(crate) fn finish(mut self) -> Option<Vec<u8>> {
         match self.out.first_mut() {
             // The comma before the first row.
             Some(comma) => *comma = b'[',
             None => self.out.push(b'['),
         }
         self.out.push(b']');
-        self.out.into_vec()
+        self.is_whole().then(|| self.out.into_vec())
     }
 }
 
@@ -91,11 +102,16 @@ pub(crate) fn members<'a>(list: impl IntoIterator<Item = (u64, &'a str, u64)>) -
     out.into_vec()
 }
 
-fn key(name: &[u8], first: bool) -> Box<[u8]> {
-    let mut key = Text::from(if first { b",{" } else { b"," });
+/// None without memory for it: a name may be as long as the statement.
+fn key(name: &[u8], first: bool) -> Option<Box<[u8]>> {
+    let mut key = Text::default();
+    if !key.can_take(name.len().saturating_mul(2)) {
+        return None;
+    }
+    key.put(if first { b",{" } else { b"," });
     string(&mut key, name);
     key.push(b':');
-    key.into_vec().into()
+    (!key.is_cut()).then(|| key.into_vec().into())
 }
 
 #[inline(always)]

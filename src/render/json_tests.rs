@@ -46,7 +46,7 @@ fn render(parts: &[Vec<u8>]) -> String {
     for part in parts {
         array.part(&mut Rows::parse(part).unwrap()).unwrap();
     }
-    String::from_utf8(array.finish()).expect("the output is UTF-8")
+    String::from_utf8(array.finish().expect("memory")).expect("the output is UTF-8")
 }
 
 /// One value as it stands in the array.
@@ -93,7 +93,7 @@ fn python_bytes(text: &str) -> Vec<u8> {
 
 #[test]
 fn nothing_is_an_empty_array() {
-    assert_eq!(JsonArray::new().finish(), b"[]");
+    assert_eq!(JsonArray::new().finish().expect("memory"), b"[]");
     assert_eq!(render(&[body(&["a"], &[], true)]), "[]");
     assert_eq!(render(&[body(&[], &[], true)]), "[]");
 }

@@ -6,6 +6,8 @@
 pub(super) struct Text {
     bytes: Vec<u8>,
     len: usize,
+    /// There was no memory for all of it; what is here means nothing.
+    cut: bool,
 }
 
 /// So much room is made at a time: what is filled with zeros first should still be in the cache when it is written.
@@ -15,6 +17,9 @@ const STEP: usize = 16 << 10;
 /// fourth part of one in small pages costs as much.
 const LONG: usize = 256 << 10;
 const LARGE: usize = 1 << 20;
+
+/// What stands behind the last row, and the NUL that C wants there.
+const END: usize = 16;
 
 impl Text {
     pub(super) fn len(&self) -> usize {
@@ -29,12 +34,13 @@ impl Text {
 
     /// Expects about so many bytes in all.
     pub(super) fn expect(&mut self, size: usize) {
-        self.bytes.reserve(size);
+        // Without the memory it is made in steps.
+        let _ = self.bytes.try_reserve(size);
     }
 
-    /// Whether there is memory for so many bytes more.
+    /// Whether there is memory for so many bytes more, and for an end.
     pub(super) fn can_take(&mut self, more: usize) -> bool {
-        let missing = (self.len + more).saturating_sub(self.bytes.len());
+        let missing = (self.len + more + END).saturating_sub(self.bytes.len());
         let short = more < LARGE && self.bytes.capacity() < LARGE;
         short || self.bytes.try_reserve(missing).is_ok() || self.bytes.try_reserve_exact(missing).is_ok()
     }
@@ -52,23 +58,35 @@ impl Text {
     /// The next `size` bytes, to be overwritten.
     #[inline]
     pub(super) fn next(&mut self, size: usize) -> &mut [u8] {
-        let (start, end) = (self.len, self.len + size);
-        if end > self.bytes.len() {
-            self.make_room(end);
+        if self.len + size > self.bytes.len() {
+            self.make_room(size);
         }
+        let (start, end) = (self.len, self.len + size);
         self.len = end;
         &mut self.bytes[start..end]
     }
 
     #[cold]
     #[inline(never)]
-    fn make_room(&mut self, end: usize) {
+    fn make_room(&mut self, piece: usize) {
+        let mut end = self.len + piece;
         if end > self.bytes.capacity() {
-            let size = if end > LONG { end.max(LARGE) } else { end };
-            self.bytes.reserve(size - self.bytes.len());
+            let (size, had) = (if end > LONG { end.max(LARGE) } else { end }, self.bytes.len());
+            if self.bytes.try_reserve(size - had).is_err() && self.bytes.try_reserve_exact(end - had).is_err() {
+                // The rest goes over what is there, which `can_take` has made larger than any piece.
+                (self.cut, self.len, end) = (true, 0, piece);
+            }
         }
-        let room = (end + STEP).min(self.bytes.capacity());
+        let room = (end + STEP).min(self.bytes.capacity()).max(end).max(self.bytes.len());
         self.bytes.resize(room, 0);
+    }
+
+    pub(super) fn cut(&mut self) {
+        self.cut = true;
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     pub(super) fn first_mut(&mut self) -> Option<&mut u8> {

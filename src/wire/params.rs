@@ -46,6 +46,11 @@ impl<'a> Params<'a> {
         slice.iter().copied().chain(decoded)
     }
 
+    /// Bytes that `write` appends at most.
+    pub(super) fn room(&self) -> usize {
+        self.iter().map(|value| value.room()).sum::<usize>() + 16
+    }
+
     /// The oldest schema that can count the values.
     pub(super) fn schema(&self) -> u8 {
         u8::from(self.len() > usize::from(u8::MAX))

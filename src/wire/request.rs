@@ -1,6 +1,7 @@
 //! Encoding requests, and the check that the door makes of those from the network.
 
 use super::cursor::{Cursor, Malformed, begin, finish, put_text, put_u64};
+use super::params::Params;
 use super::response::FAILURE;
 use super::table::{Request, request_name, spec};
 use super::{Header, MAX_REQUEST_BODY};
@@ -11,6 +12,9 @@ pub(super) const ERROR: u64 = 1;
 pub(super) const PROTOCOL: u64 = 15;
 /// The engine's code for a request that it cannot parse. [protocol 8]
 pub(super) const PARSE: u64 = 1005;
+
+/// More than a header with all fields of a fixed size and paddings.
+const LEAST: usize = 128;
 
 /// Where the half word lies in a header that carries no meaning in the protocol. [protocol 2]
 const EXTRA: usize = 6;
@@ -112,6 +116,19 @@ impl<'a> Request<'a> {
             put_u64(0, out);
         }
         finish(start, out);
+    }
+
+    /// Bytes that `encode` appends at most.
+    pub(crate) fn room(&self) -> usize {
+        let (text, params) = match *self {
+            Self::Exec { params, .. } | Self::Query { params, .. } => (0, params),
+            Self::ExecSql { sql, params, .. } | Self::QuerySql { sql, params, .. } => (sql.len(), params),
+            Self::Prepare { sql, .. } => (sql.len(), Params::NONE),
+            Self::Open { name, .. } | Self::Dump { name } => (name.len(), Params::NONE),
+            Self::Connect { address, .. } | Self::Add { address, .. } => (address.len(), Params::NONE),
+            _ => (0, Params::NONE),
+        };
+        LEAST + text + params.room()
     }
 
     /// Decodes a request of a stranger, and refuses it if the engine could come to harm by it.

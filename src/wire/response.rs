@@ -202,6 +202,9 @@ fn stmt<'a>(schema: u8, from: &mut Cursor<'a>) -> Result<Response<'a>, Malformed
     })
 }
 
+/// Bytes of a FAILURE's text that are taken; SQLite puts the statement's words into some.
+const MESSAGE: usize = 64 << 10;
+
 /// A list with a count in front. The least size of an entry bounds what a count may claim.
 fn list<'a, T>(
     from: &mut Cursor<'a>,
@@ -213,7 +216,10 @@ fn list<'a, T>(
         Ok(count) if count <= from.rest().len() / least => count,
         _ => return from.malformed("number of entries"),
     };
-    let mut entries = Vec::with_capacity(count);
+    let mut entries = Vec::new();
+    if entries.try_reserve_exact(count).is_err() {
+        return from.malformed("number of entries, for which there is no memory");
+    }
     for _ in 0..count {
         entries.push(entry(from)?);
     }
@@ -258,6 +264,7 @@ fn failure(at: &[u8]) -> Result<Response<'_>, Malformed> {
     if !from.is_empty() {
         return from.malformed("bytes behind the failure message");
     }
+    let message = &message[..message.len().min(MESSAGE)];
     Ok(Response::Failure { code, message })
 }
 

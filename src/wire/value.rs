@@ -62,6 +62,14 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Bytes that the value takes at most, its type code and padding among them.
+    pub(super) fn room(&self) -> usize {
+        match self {
+            Self::Text(bytes) | Self::Iso8601(bytes) | Self::Blob(bytes) => bytes.len() + 24,
+            _ => 16,
+        }
+    }
+
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Integer(_) => INTEGER,

@@ -164,4 +164,19 @@ int glue_node_lock_fd(const struct glue_node *node);
 /* SHA-1 based digest that the engine derives ids with; pure. */
 uint64_t glue_digest(const char *text, uint64_t salt);
 
+/* ---- memory (reserve.c) ---- */
+
+/* Units of the reserve that are in use. */
+extern unsigned glue_reserve_used;
+/* A block of less than a megabyte while at most so much of the reserve is used; NULL if it is full. Goes back by free. */
+void *glue_reserve_take(size_t size, unsigned percent);
+bool glue_reserve_is_ours(const void *block);
+/* malloc without the reserve. */
+void *glue_host_malloc(size_t size);
+/* Whether malloc has so much now. */
+bool glue_memory_has(size_t size);
+/* Whether the calling thread may use variables of its own; false if there is no memory for them. */
+bool glue_thread_is_ready(void);
+bool glue_thread_make_ready(void);
+
 #endif

@@ -10,6 +10,7 @@ use crate::db::value::{Owned, check_total};
 use crate::engine::sqlite::{Access, Cell, Cursor, SqliteFile};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::memory;
 use crate::wire::Value;
 
 pub(super) fn load(task: &mut Task<'_>, source: &Path) -> Result<()> {
@@ -272,12 +273,12 @@ fn read(found: &mut Cursor<'_>, columns: usize) -> Result<(Vec<Owned>, Vec<bool>
             Cell::Null => Owned::Null,
             Cell::Integer(number) => Owned::Integer(number),
             Cell::Real(number) => Owned::Real(number),
-            Cell::Blob(bytes) => Owned::Blob(bytes.into()),
+            Cell::Blob(bytes) => Owned::Blob(memory::copy(bytes, "a value")?),
             Cell::Text(bytes) if memchr::memchr(0, bytes).is_some() => {
                 *blob = true;
-                Owned::Blob(bytes.into())
+                Owned::Blob(memory::copy(bytes, "a value")?)
             }
-            Cell::Text(bytes) => Owned::Text(bytes.into()),
+            Cell::Text(bytes) => Owned::Text(memory::copy(bytes, "a value")?),
         });
     }
     Ok((row, as_blob))
