@@ -1,4 +1,4 @@
-//! The ways to the nodes, and the one to the leader: ask who led last and who is at hand, and search if they do not know.
+//! The ways to the nodes, and the one to the leader: ask who is at hand and who led last, and search if they do not know.
 //! The rules are those of go-dqlite's connector [client-behaviour 1], with one deadline over all and a list of reasons.
 
 use std::collections::VecDeque;
@@ -53,7 +53,7 @@ pub(super) enum Answer {
     Unknown(Conn),
 }
 
-/// How many nodes are asked one after another before all are asked at once: the last leader, the node of this process,
+/// How many nodes are asked one after another before all are asked at once: the node of this process, the last leader,
 /// and whom each of them names.
 const QUICK_QUESTIONS: usize = 4;
 
@@ -183,10 +183,11 @@ impl Connector {
         self.ways.clone()
     }
 
-    /// The last leader and this process's node usually know, and asking them costs no thread.
+    /// This process's node and the last leader usually know, and asking them costs no thread.
     fn quickly(&self, waiting: &WakeSlot, deadline: Instant) -> Result<Option<Found>> {
-        let mut next: VecDeque<String> = self.remembered.lock().iter().cloned().collect();
-        next.extend(self.ways.local.iter().map(|local| local.address().to_owned()));
+        // This process's node first: it notices sooner than anybody who asks that the last leader is gone.
+        let mut next: VecDeque<String> = self.ways.local.iter().map(|local| local.address().to_owned()).collect();
+        next.extend(self.remembered.lock().iter().cloned());
         if let ([only], true) = (&*self.addresses, next.is_empty()) {
             next.push_back(only.to_string());
         }

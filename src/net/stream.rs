@@ -112,6 +112,10 @@ pub(crate) fn keep_little_unsent(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_notsent_lowat(UNSENT)
 }
 
+/// When to try anew for a connection. A host that is just closing the port may let an attempt pass without a word, and the
+/// kernel makes the next one after a second.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// Why no connection was made.
 pub(crate) struct Undialled {
     /// Nobody listens at any of the address's hosts.
@@ -141,7 +145,7 @@ fn dial_hosts(
         if share.is_zero() {
             break;
         }
-        match TcpStream::connect_timeout(candidate, share).and_then(settle) {
+        match connect(candidate, share).and_then(settle) {
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 refusals += usize::from(error.kind() == io::ErrorKind::ConnectionRefused);
@@ -153,6 +157,15 @@ fn dial_hosts(
         refused: refusals > 0 && refusals == candidates.len(),
         error: explain(address, failure.as_ref()),
     })
+}
+
+fn connect(candidate: &SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    match TcpStream::connect_timeout(candidate, limit.min(AGAIN)) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut && limit > AGAIN => {
+            TcpStream::connect_timeout(candidate, limit - AGAIN)
+        }
+        outcome => outcome,
+    }
 }
 
 /// Makes a fresh connection ready for use.

@@ -292,3 +292,27 @@ fn our_threads_block_the_hosts_signals() {
     });
     assert_eq!(permanent.join().unwrap(), inside);
 }
+
+/// A port whose host swallows the attempt, because its queue is full, and is then closed: that is known long before the
+/// kernel's next attempt, which comes after a second.
+#[test]
+fn an_attempt_that_is_swallowed_is_made_again_soon() {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(one) = TcpStream::connect_timeout(&address, SHORT) {
+        queued.push(one);
+    }
+    let wanted = Address::parse_peer(&address.to_string(), "address").unwrap();
+    let began = Instant::now();
+    let closing = thread::spawn(move || {
+        thread::sleep(AGAIN / 2);
+        drop(listener);
+    });
+    assert!(dial(&wanted, soon()).is_err_and(|failed| failed.refused));
+    assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
+    closing.join().unwrap();
+}
