@@ -129,6 +129,13 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/raft/recv_append_entries_result.c",
         &[("replicationUpdate", "glue_replication_update")],
     ),
+    (
+        "src/raft/recv.c",
+        &[
+            ("recvRequestVote", "glue_recv_request_vote"),
+            ("convertToFollower", "glue_convert_to_follower"),
+        ],
+    ),
     // Only for a line below.
     ("src/raft/election.c", &[]),
     ("src/raft/recv_append_entries.c", &[]),

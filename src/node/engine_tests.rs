@@ -289,3 +289,32 @@ fn a_busy_database_is_called_busy() {
         answer => panic!("{answer:?}"),
     }
 }
+
+/// A candidate that was sure of its votes and did not get them has a term of its own, and takes nothing of the leader's. That
+/// one steps down as it learns of it; it has its majority still, and the others would wait for it to speak until their timers.
+#[test]
+fn a_leader_that_hears_of_a_later_term_leads_in_one_after_that() {
+    let cluster = Cluster::with("later", |config| config.options.network_latency_ms = Some(600));
+    let session = cluster.nodes[0].1.open_session("test.db", Arc::default()).unwrap();
+    let leads = session.leader().unwrap();
+    let members = (1..).zip(&cluster.nodes);
+    let (leader, others): (Vec<_>, Vec<_>) = members.partition(|(_, (address, _))| *address == leads);
+    let [(candidate, (its_address, _)), (_, (_, other))] = others[..] else {
+        panic!()
+    };
+    let status = |node: &Node| instance(node).status().unwrap();
+    let (leader, began) = (&leader[0].1.1, Instant::now());
+    let term = status(leader).term;
+    // With a log as short as this one's nobody gets its vote.
+    let link = link(other, candidate, its_address);
+    let disrupt = 1;
+    let vote = words(&[REQUEST_VOTE, 40, term + 1, candidate, 0, 0, disrupt]);
+    link.write_all(&vote, soon()).unwrap();
+    wait_until("it leads again", || {
+        let now = status(leader);
+        now.leads && now.term > term
+    });
+    // The timers are 9 s long, and its next message comes within a second.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    session.exec("CREATE TABLE t(a)").unwrap();
+}

@@ -21,6 +21,7 @@
 #include "raft/election.h"
 #include "raft/log.h"
 #include "raft/progress.h"
+#include "raft/recv_request_vote.h"
 #include "raft/replication.h"
 #include "server.h"
 #include "translate.h"
@@ -187,6 +188,13 @@ static void stand_for_election(uv_timer_t *timer)
 		loop->lost_leader = 0;
 		return;
 	}
+	/* Somebody has our vote, as whom we gave the lead to has. */
+	raft_time patience = raft->election_timeout / 4;
+	bool gave = raft->voted_for != 0 && raft->voted_for != raft->id;
+	if (loop->lost_leader == raft->id && follows && gave && lost_for < patience) {
+		uv_timer_start(timer, stand_for_election, patience - lost_for, 0);
+		return;
+	}
 	/* What the old leader sent is written first: raft does not take a candidate with appends under way. */
 	bool writing = follows && (raft->follower_state.append_in_flight_count > 0 || raft->snapshot.put.data != NULL);
 	if (follows && !writing) {
@@ -255,6 +263,42 @@ static void peer_refused(struct glue_loop *loop, const char *address)
 	loop->gone = true;
 	raft_time lost_for = raft->io->time(raft->io) - loop->lost_at;
 	stand_in_turn(loop, lost_for < FIRST_PAUSE_MS ? FIRST_PAUSE_MS - lost_for : 0);
+}
+
+/*
+ * Stands in for recvRequestVote in recv.c. A leader of ours that asks for votes of a later term leads in ours no more: it
+ * was a candidate in ours before it led, and asked for no later one then. Who believed in it would refuse its vote to
+ * everybody, this one too, until its timer.
+ */
+int glue_recv_request_vote(struct raft *raft, raft_id id, const char *address, const struct raft_request_vote *args);
+int glue_recv_request_vote(struct raft *raft, raft_id id, const char *address, const struct raft_request_vote *args)
+{
+	if (raft->state == RAFT_FOLLOWER && raft->follower_state.current_leader.id == args->candidate_id &&
+	    args->term > raft->current_term) {
+		forget_leader(raft);
+	}
+	return recvRequestVote(raft, id, address, args);
+}
+
+/*
+ * Stands in for convertToFollower in recv.c, where a later term is heard of. That is another leader's, and we hear of that
+ * soon; or that of a candidate who was sure of its votes and did not get them, because a follower that had lost us had
+ * found us again meanwhile. It takes no entries of ours any more. Then nobody leads although we have our majority, and
+ * nobody else is as likely to be elected.
+ */
+void glue_convert_to_follower(struct raft *raft);
+void glue_convert_to_follower(struct raft *raft)
+{
+	struct glue_loop *loop = glue_loop_of_raft(raft);
+	bool led = raft->state == RAFT_LEADER;
+	convertToFollower(raft);
+	if (led) {
+		uv_update_time(&loop->engine->loop);
+		loop->gone = true;
+		loop->lost_leader = raft->id;
+		loop->lost_at = raft->io->time(raft->io);
+		uv_timer_start(&loop->election, stand_for_election, FIRST_PAUSE_MS, 0);
+	}
 }
 
 /* It has dialled again, so it lives, and what it says on the new link are no last words. */
