@@ -195,8 +195,8 @@ static void stand_for_election(uv_timer_t *timer)
 		uv_timer_start(timer, stand_for_election, patience - lost_for, 0);
 		return;
 	}
-	/* What the old leader sent is written first: raft does not take a candidate with appends under way. */
-	bool writing = follows && (raft->follower_state.append_in_flight_count > 0 || raft->snapshot.put.data != NULL);
+	/* What the old leader sent is written first: raft does not take a candidate with that under way. Own snapshots may be. */
+	bool writing = follows && (raft->follower_state.append_in_flight_count > 0 || replicationInstallSnapshotBusy(raft));
 	if (follows && !writing) {
 		convertToCandidate(raft, false);
 	} else if (raft->state == RAFT_CANDIDATE) {
