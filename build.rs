@@ -136,6 +136,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("convertToFollower", "glue_convert_to_follower"),
         ],
     ),
+    ("src/raft/tick.c", &[("convertToFollower", "glue_convert_to_follower")]),
     // Only for a line below.
     ("src/raft/election.c", &[]),
     ("src/raft/recv_append_entries.c", &[]),
@@ -212,6 +213,14 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "unheard",
         "if (local_server == NULL || local_server->role != RAFT_VOTER) {",
         "if (local_server == NULL) {",
+    ),
+    // A leader that its followers cannot answer went on for one election timeout or two: vendor/glue/election.c.
+    (
+        "src/raft/tick.c",
+        "deaf",
+        "if (now - r->election_timer_start >= r->election_timeout) {",
+        "extern bool glue_is_deaf(struct raft *); if (glue_is_deaf(r)) { convertToFollower(r); return 0; } \
+         if (now - r->election_timer_start >= r->election_timeout) {",
     ),
     // A follower that agrees with a message told the leader how long its own log is. What stands behind the message's entries
     // may be what it wrote alone when it led, and was counted and applied as if it were the leader's.

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 
-from harness import OK, ROOT, wait_until
+from harness import OK, PORT, ROOT, run, wait_until
 
 sys.path.append(str(ROOT / "tests/python"))
 import wire  # noqa: E402
@@ -93,3 +93,20 @@ def test_a_leader_whose_address_alone_is_dead_reads_nothing_old(cluster):
         assert not written or kind == wire.FAILURE or b"new" in body, "an old row"
     write.ok()
     reader.close()
+    # Its links look alive to it. It notices within two election timeouts, and says so to the others.
+    assert write.seconds < 8, str(write)
+
+
+def test_a_leader_that_nobody_can_answer_is_replaced(cluster):
+    """The same where it sees the end of its followers' links: it does not wait for the timers, which take 9 s here."""
+    three = cluster(3, options={"network_latency_ms": 600}).start()
+    leader = three.settled_leader().open_db()
+    leader.exec("CREATE TABLE t(a)")
+    followers = [node.open_db() for node in three.nodes if node is not leader]
+    for follower in followers:
+        three.net.refuse(follower.number, leader.number)
+    run(*three.net.enter(leader.number), "ss", "--kill", "--tcp", "state", "established", "sport", "=", f":{PORT}")
+    began = time.monotonic()
+    insert = "INSERT INTO t VALUES('new')"
+    wait_until(lambda: followers[0].worker.call("exec", sql=insert).code == OK, BACK, "another leader")
+    assert time.monotonic() - began < 8

@@ -110,6 +110,25 @@ struct glue_lease {
 struct glue_lease *glue_lease_of(struct raft *raft);
 void glue_lease_end(struct glue_lease *lease);
 
+/* The leader that is gone, or was deposed, and the next election (election.c); with the turn. */
+struct glue_election {
+	uv_timer_t timer;
+	uint64_t lost_leader; /* this node itself, if it was deposed; 0: none */
+	uint64_t lost_at;
+	uint64_t lost_in; /* the term */
+	bool gone; /* its host has refused a connection since, or it was waited for long enough */
+	uint64_t deaf_in; /* the term in which this node leads and a majority cannot answer; 0: it can */
+	uint64_t deaf_since;
+};
+struct glue_election *glue_election_of(struct raft *raft);
+void glue_election_open(struct glue_election *election, struct raft *raft, uv_loop_t *loop);
+void glue_election_detach(struct glue_election *election);
+/* Our link to that peer has ended; or none could be made, for nobody listens there. */
+void glue_link_ended(struct raft *raft, const char *address);
+void glue_link_refused(struct raft *raft, const char *address);
+/* Our link to that peer is there (loop.c). */
+bool glue_speaks_to(struct raft *raft, const char *address);
+
 /* What the log holds since the last snapshot (snapshot.c); with the turn. */
 struct glue_growth {
 	uint64_t snapshot; /* the last one's index */

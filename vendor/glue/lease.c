@@ -11,8 +11,9 @@
  * That holds for all that was not written: rows, and that there are none; errors, for a constraint or a table may be there no
  * more, or be there by now; and that there was nothing to change.
  *
- * Elections that do not wait for the timeout: those at the end of the leader's links (loop.c), for which its host has refused a
- * connection, or a lease has passed since; and those of a transfer of leadership. Both end the lease here, too.
+ * Elections that do not wait for the timeout (election.c): those at the end of the leader's links, for which its host has
+ * refused a connection, or a lease has passed since; those behind a leader that has stepped down, and so reads no more; and
+ * those of a transfer of leadership. All of them end the lease here, too.
  *
  * Stand in for raft_apply and raft_barrier in leader.c, and for the call of raft_io.async_work in gateway.c.
  */

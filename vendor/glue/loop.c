@@ -1,6 +1,6 @@
 /*
  * What is asked of a running loop from outside: how raft stands, to take in a connection, and to watch the links that this
- * node opened. And what the end of a link means: a leader that is gone is replaced at once.
+ * node opened. What the end of a link means for elections is in election.c.
  *
  * raft's structures belong to the loop's thread, so these are requests that an async handle brings there.
  */
@@ -17,29 +17,11 @@
 
 #include "raft.h"
 #include "raft/configuration.h"
-#include "raft/convert.h"
-#include "raft/election.h"
 #include "raft/log.h"
 #include "raft/progress.h"
-#include "raft/recv_request_vote.h"
 #include "raft/replication.h"
 #include "server.h"
 #include "translate.h"
-
-/*
- * Survivors that stand for election at once split the votes, so they take turns: a first pause, in which all of them notice
- * the end of the link, and one for each turn before their own; then how often to try again, and for how long in all.
- */
-enum { FIRST_PAUSE_MS = 10, TURN_MS = 30, NEXT_PAUSE_MS = 80, NEXT_SPREAD_MS = 120, TRIES_MS = 15000 };
-
-/* How long what a leader had sent before its link ended may still make this node follow it. */
-enum { LAST_WORDS_MS = 300 };
-
-/*
- * How long a leader whose links have ended may take to dial again, unless its host refuses our connection: as long as its reads
- * may go out without a proof (lease.c).
- */
-enum { DOUBT_MS = CURE_DOUBT ? 1500 : FIRST_PAUSE_MS };
 
 enum wish { INSPECT, TAKE_IN, DIALLED, TELL };
 
@@ -74,12 +56,9 @@ struct glue_loop {
 	struct request *first;
 	bool closing;
 	uv_async_t signal;
-	uv_timer_t election;
+	struct glue_election election;
 	uv_timer_t redial; /* runs while a link has ended that is to be made again later */
 	uint64_t redialled_at; /* at once although it had not lasted */
-	raft_id lost_leader;
-	raft_time lost_at;
-	bool gone; /* its host has refused a connection since, or it was waited for long enough */
 	struct glue_lease lease;
 	struct glue_growth growth;
 	struct raft_configuration told;
@@ -98,6 +77,11 @@ struct glue_lease *glue_lease_of(struct raft *raft)
 struct glue_growth *glue_growth_of(struct raft *raft)
 {
 	return &glue_loop_of_raft(raft)->growth;
+}
+
+struct glue_election *glue_election_of(struct raft *raft)
+{
+	return &glue_loop_of_raft(raft)->election;
 }
 
 static void link_close(struct link *link)
@@ -120,193 +104,6 @@ static void request_release(struct request *request)
 		configurationClose(&request->members);
 		sem_destroy(&request->done);
 		free(request);
-	}
-}
-
-static bool is_voter(const struct raft *raft)
-{
-	const struct raft_server *self = configurationGet(&raft->configuration, raft->id);
-	return self != NULL && self->role == RAFT_VOTER;
-}
-
-static unsigned random_below(struct raft *raft, unsigned limit)
-{
-	return (unsigned)raft->io->random(raft->io, 0, (int)limit);
-}
-
-/* Who asks this node is not sent to one that is gone. */
-static void forget_leader(struct raft *raft)
-{
-	raft->follower_state.current_leader.id = 0;
-	raft_free(raft->follower_state.current_leader.address);
-	raft->follower_state.current_leader.address = NULL;
-}
-
-/* By id, which all of them know. */
-static unsigned turn_of(const struct raft *raft, raft_id lost)
-{
-	unsigned turn = 0;
-	for (unsigned i = 0; i < raft->configuration.n; i++) {
-		const struct raft_server *server = &raft->configuration.servers[i];
-		turn += server->role == RAFT_VOTER && server->id != lost && server->id < raft->id;
-	}
-	return turn;
-}
-
-static bool is_lost_leader(const struct glue_loop *loop, const char *address)
-{
-	const struct raft_configuration *configuration = &loop->engine->raft.configuration;
-	const struct raft_server *server = loop->lost_leader != 0 ? configurationGet(configuration, loop->lost_leader) : NULL;
-	return server != NULL && strcmp(server->address, address) == 0;
-}
-
-static void stand_for_election(uv_timer_t *timer);
-
-static void stand_in_turn(struct glue_loop *loop, uint64_t pause)
-{
-	pause += TURN_MS * turn_of(&loop->engine->raft, loop->lost_leader);
-	uv_timer_start(&loop->election, stand_for_election, pause, 0);
-}
-
-static void stand_for_election(uv_timer_t *timer)
-{
-	struct glue_loop *loop = timer->data;
-	struct raft *raft = &loop->engine->raft;
-	bool follows = raft->state == RAFT_FOLLOWER;
-	raft_time lost_for = raft->io->time(raft->io) - loop->lost_at;
-	loop->gone = true;
-	if (follows && loop->lost_leader != 0 && raft->follower_state.current_leader.id == loop->lost_leader &&
-	    lost_for < LAST_WORDS_MS) {
-		/* Its last message was still under way when its link ended. */
-		forget_leader(raft);
-	}
-	bool decided = raft->state == RAFT_LEADER || raft->state == RAFT_UNAVAILABLE ||
-		       (follows && raft->follower_state.current_leader.id != 0);
-	if (decided || !is_voter(raft) || lost_for > TRIES_MS) {
-		/* The next end of a link is another matter, also if it is the same leader's. */
-		loop->gone = false;
-		loop->lost_leader = 0;
-		return;
-	}
-	/* Somebody has our vote, as whom we gave the lead to has. */
-	raft_time patience = raft->election_timeout / 4;
-	bool gave = raft->voted_for != 0 && raft->voted_for != raft->id;
-	if (loop->lost_leader == raft->id && follows && gave && lost_for < patience) {
-		uv_timer_start(timer, stand_for_election, patience - lost_for, 0);
-		return;
-	}
-	/* What the old leader sent is written first: raft does not take a candidate with that under way. Own snapshots may be. */
-	bool writing = follows && (raft->follower_state.append_in_flight_count > 0 || replicationInstallSnapshotBusy(raft));
-	if (follows && !writing) {
-		convertToCandidate(raft, false);
-	} else if (raft->state == RAFT_CANDIDATE) {
-		electionStart(raft);
-	}
-	if (writing) {
-		stand_in_turn(loop, FIRST_PAUSE_MS);
-		return;
-	}
-	/* A new try makes the votes for the one before worthless, and those may take longer to come than it was thought. */
-	uint64_t next = lost_for / 3;
-	next = next > raft->election_timeout ? raft->election_timeout : next < NEXT_PAUSE_MS ? NEXT_PAUSE_MS : next;
-	next += random_below(raft, next < NEXT_SPREAD_MS ? NEXT_SPREAD_MS : (unsigned)next);
-	uv_timer_start(timer, stand_for_election, next, 0);
-}
-
-/*
- * A link between us and the leader is gone. If its process is gone as well, waiting for the timer would only cost seconds. If
- * it is not, it dials again; but others may have lost it at the same time, and would elect one of us meanwhile. The engine
- * dials the leader anew, too: that its host refuses the connection is known as soon, and decides.
- */
-void glue_loop_link_lost(uint64_t peer)
-{
-	struct glue_loop *loop = glue_loop_here();
-	struct raft *raft = &loop->engine->raft;
-	if (raft->state != RAFT_FOLLOWER || raft->follower_state.current_leader.id != peer) {
-		return;
-	}
-	/* A node that believes in a leader refuses the pre-votes of the others. */
-	forget_leader(raft);
-	if (!is_voter(raft)) {
-		return;
-	}
-	/* The loop may have stood still. */
-	uv_update_time(&loop->engine->loop);
-	loop->gone = loop->gone && loop->lost_leader == peer;
-	loop->lost_leader = peer;
-	loop->lost_at = raft->io->time(raft->io);
-	stand_in_turn(loop, loop->gone ? FIRST_PAUSE_MS : DOUBT_MS);
-}
-
-/*
- * A link to the leader has ended, or none could be made. It lives as long as its own link to us does: what stands before its
- * address may have died instead. Then it hears no answers, and steps down by itself.
- */
-static void leader_is_silent(struct glue_loop *loop, const char *address)
-{
-	struct raft *raft = &loop->engine->raft;
-	if (raft->state == RAFT_FOLLOWER && raft->follower_state.current_leader.id != 0 &&
-	    strcmp(raft->follower_state.current_leader.address, address) == 0 &&
-	    !glue_visits_hear(raft->follower_state.current_leader.id)) {
-		glue_loop_link_lost(raft->follower_state.current_leader.id);
-	}
-}
-
-/* If nobody listens there its process is gone. */
-static void peer_refused(struct glue_loop *loop, const char *address)
-{
-	struct raft *raft = &loop->engine->raft;
-	leader_is_silent(loop, address);
-	if (loop->gone || !is_lost_leader(loop, address)) {
-		return;
-	}
-	loop->gone = true;
-	raft_time lost_for = raft->io->time(raft->io) - loop->lost_at;
-	stand_in_turn(loop, lost_for < FIRST_PAUSE_MS ? FIRST_PAUSE_MS - lost_for : 0);
-}
-
-/*
- * Stands in for recvRequestVote in recv.c. A leader of ours that asks for votes of a later term leads in ours no more: it
- * was a candidate in ours before it led, and asked for no later one then. Who believed in it would refuse its vote to
- * everybody, this one too, until its timer.
- */
-int glue_recv_request_vote(struct raft *raft, raft_id id, const char *address, const struct raft_request_vote *args);
-int glue_recv_request_vote(struct raft *raft, raft_id id, const char *address, const struct raft_request_vote *args)
-{
-	if (raft->state == RAFT_FOLLOWER && raft->follower_state.current_leader.id == args->candidate_id &&
-	    args->term > raft->current_term) {
-		forget_leader(raft);
-	}
-	return recvRequestVote(raft, id, address, args);
-}
-
-/*
- * Stands in for convertToFollower in recv.c, where a later term is heard of. That is another leader's, and we hear of that
- * soon; or that of a candidate who was sure of its votes and did not get them, because a follower that had lost us had
- * found us again meanwhile. It takes no entries of ours any more. Then nobody leads although we have our majority, and
- * nobody else is as likely to be elected.
- */
-void glue_convert_to_follower(struct raft *raft);
-void glue_convert_to_follower(struct raft *raft)
-{
-	struct glue_loop *loop = glue_loop_of_raft(raft);
-	bool led = raft->state == RAFT_LEADER;
-	convertToFollower(raft);
-	if (led) {
-		uv_update_time(&loop->engine->loop);
-		loop->gone = true;
-		loop->lost_leader = raft->id;
-		loop->lost_at = raft->io->time(raft->io);
-		uv_timer_start(&loop->election, stand_for_election, FIRST_PAUSE_MS, 0);
-	}
-}
-
-/* It has dialled again, so it lives, and what it says on the new link are no last words. */
-void glue_loop_link_arrived(uint64_t peer)
-{
-	struct glue_loop *loop = glue_loop_here();
-	if (loop->lost_leader == peer) {
-		loop->lost_leader = 0;
 	}
 }
 
@@ -378,7 +175,7 @@ static void link_ended(uv_poll_t *poll, int status, int events)
 	/* The peer sees the end too, and may vote for another without waiting for a timeout. */
 	glue_lease_end(&link->loop->lease);
 	/* The end of the link on which the leader sends is read behind all that it has sent, which may be a lot. */
-	leader_is_silent(link->loop, link->address);
+	glue_link_ended(&link->loop->engine->raft, link->address);
 	link->ended = true;
 	uint64_t now = uv_now(poll->loop);
 	bool lasted = now - link->since >= GLUE_REDIAL_MS;
@@ -413,6 +210,15 @@ static void resume_replication(struct raft *raft, const char *address)
 		replicationProgress(raft, i);
 		return;
 	}
+}
+
+bool glue_speaks_to(struct raft *raft, const char *address)
+{
+	const struct link *link = glue_loop_of_raft(raft)->links;
+	while (link != NULL && strcmp(link->address, address) != 0) {
+		link = link->next;
+	}
+	return link != NULL && !link->ended;
 }
 
 static void link_watch(struct glue_loop *loop, struct link *link)
@@ -558,7 +364,7 @@ static void serve(uv_async_t *signal)
 			break;
 		case DIALLED:
 			if (request->link->fd < 0) {
-				peer_refused(loop, request->link->address);
+				glue_link_refused(&loop->engine->raft, request->link->address);
 			} else {
 				link_watch(loop, request->link);
 				request->link = NULL;
@@ -709,14 +515,12 @@ struct glue_loop *glue_loop_open(struct dqlite_node *engine, const struct glue_o
 		free(loop);
 		return NULL;
 	}
-	uv_timer_init(&engine->loop, &loop->election);
+	glue_election_open(&loop->election, &engine->raft, &engine->loop);
 	uv_timer_init(&engine->loop, &loop->redial);
 	loop->signal.data = loop;
-	loop->election.data = loop;
 	loop->redial.data = loop;
 	/* They must not keep a loop running that is otherwise done. */
 	uv_unref((uv_handle_t *)&loop->signal);
-	uv_unref((uv_handle_t *)&loop->election);
 	uv_unref((uv_handle_t *)&loop->redial);
 	pthread_mutex_init(&loop->mutex, NULL);
 	return loop;
@@ -728,7 +532,7 @@ void glue_loop_detach(struct glue_loop *loop)
 	loop->closing = true;
 	pthread_mutex_unlock(&loop->mutex);
 	uv_close((uv_handle_t *)&loop->signal, NULL);
-	uv_close((uv_handle_t *)&loop->election, NULL);
+	glue_election_detach(&loop->election);
 	uv_close((uv_handle_t *)&loop->redial, NULL);
 	while (loop->links != NULL) {
 		link_forget(loop->links);
