@@ -288,6 +288,14 @@ const LINES: &[(&str, &str, &str, &str)] = &[
          req->status = glue_prove_error(leader->raft, &req->barrier, exec_prepare_barrier_cb); \
          if (req->status == RAFT_OK) { suspend; }",
     ),
+    // Whether there is memory for a transaction: vendor/glue/shortage.c.
+    (
+        "src/leader.c",
+        "encode",
+        "int rv = command__encode(COMMAND_FRAMES, &c, &buf);",
+        "extern int glue_encode(struct exec *, const struct command_frames *, struct raft_buffer *); \
+         int rv = glue_encode(req, &c, &buf);",
+    ),
     // And where there it finds nothing to change, the leader may.
     (
         "src/leader.c",
@@ -487,6 +495,7 @@ const CURES_IN_C: &[&str] = &[
     "further",
     "lease",
     "reserve",
+    "schema",
     "signals",
     "stop",
     "stopped",

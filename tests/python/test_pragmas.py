@@ -98,11 +98,10 @@ def test_a_deletion_that_is_rolled_back(filled, between):
 @pytest.mark.parametrize("statements", [
     ["SAVEPOINT s", "PRAGMA delete_database", "ROLLBACK TO s"],
     ["EXPLAIN PRAGMA delete_database"],
-    ["PRAGMA delete_database", "SELECT 1"],
     ["SELECT 1; PRAGMA delete_database"],
 ])
-def test_a_deletion_that_was_not_the_last_statement(filled, statements):
-    """It deletes only as the one statement before the COMMIT; to compile it is not to run it."""
+def test_a_deletion_that_was_not_run(filled, statements):
+    """To compile it is not to run it; what was rolled back did not."""
     with Wire(filled.address) as w:
         w.open()
         w.execute("BEGIN IMMEDIATE")
@@ -114,6 +113,30 @@ def test_a_deletion_that_was_not_the_last_statement(filled, statements):
         w.call(wire.PREPARE, word(0) + text("PRAGMA delete_database"), wire.STMT)
         w.execute("COMMIT")
     assert count(filled, "a <= 5000") == 5000
+
+
+@pytest.mark.parametrize("change", ["INSERT INTO t (b) VALUES (1)", "CREATE TABLE u (a)", "SAVEPOINT s"])
+def test_a_deletion_with_changes_behind_it(filled, change):
+    for sql in ["BEGIN IMMEDIATE", "PRAGMA delete_database", change]:
+        filled.exec(sql)
+    for end in ["COMMIT", "END"]:
+        with pytest.raises(Exception, match="delete_database cannot be committed"):
+            filled.exec(end)
+    with pytest.raises(Exception, match="delete_database cannot be committed"):
+        filled.query("COMMIT")
+    filled.exec("ROLLBACK")
+    assert count(filled, "a <= 5000") == 5000
+    filled.exec("INSERT INTO t (b) VALUES (1)")
+
+
+@pytest.mark.parametrize("between", ["SELECT count(*) FROM t", "PRAGMA user_version", "EXPLAIN DELETE FROM t"])
+def test_a_deletion_with_reads_behind_it(node, between):
+    node.exec("CREATE TABLE t (a)")
+    for sql in ["BEGIN IMMEDIATE", "PRAGMA delete_database", between, "COMMIT"]:
+        node.query(sql) if sql == between else node.exec(sql)
+    with pytest.raises(Exception, match="no such table"):
+        node.query("SELECT * FROM t")
+    node.exec("CREATE TABLE t (a)")
 
 
 @pytest.mark.parametrize("end", ["COMMIT", "end transaction", "/* now */ Commit;"])

@@ -24,7 +24,9 @@ int glue_step_to_end(sqlite3_stmt *stmt);
 int glue_step_to_end(sqlite3_stmt *stmt)
 {
 	int rv;
-	glue_deletion_step_begins(stmt);
+	if (!glue_deletion_step_begins(stmt)) {
+		return SQLITE_ERROR;
+	}
 	do {
 		rv = sqlite3_step(stmt);
 	} while (rv == SQLITE_ROW);

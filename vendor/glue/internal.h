@@ -289,13 +289,16 @@ bool glue_is_pragma(struct sqlite3_stmt *stmt, const char *pragma);
 bool glue_optimizes(struct sqlite3_stmt *stmt);
 int glue_stmt_readonly(struct sqlite3_stmt *stmt);
 
+enum glue_wish { GLUE_WISHES_NOTHING, GLUE_WISHES_DELETION, GLUE_WISHES_TOO_MUCH };
+
 /* A statement of the connection has been executed; one is run on this thread (deletion.c). */
 void glue_deletion_executed(struct sqlite3 *conn, struct sqlite3_stmt *stmt, bool well);
-void glue_deletion_step_begins(struct sqlite3_stmt *stmt);
+/* False if it must not run: why is the connection's error. */
+bool glue_deletion_step_begins(struct sqlite3_stmt *stmt);
 void glue_deletion_step_ended(void);
 void glue_deletion_forget(struct sqlite3 *conn);
-/* Whether the connection's last statement asked for it; NULL if the connection is not known. */
-bool *glue_wish_of(struct sqlite3 *conn);
+/* What the connection's transaction asked for; NULL if the connection is not known. */
+enum glue_wish *glue_wish_of(struct sqlite3 *conn);
 
 /* Compiled statements of a connection that wait to be used again (kept.c); with the turn. */
 enum { GLUE_KEPT = 16 };

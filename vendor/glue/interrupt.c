@@ -39,7 +39,7 @@ struct glue_entry {
 	uint64_t processor_ns; /* what the thread had used when the clock said too long first; 0: it has not */
 	struct glue_kept kept;
 	struct glue_bounds bounds;
-	bool deletes; /* deletion.c */
+	enum glue_wish wish; /* deletion.c */
 	struct glue_entry *next;
 };
 
@@ -213,12 +213,12 @@ struct glue_bounds *glue_bounds_of(sqlite3 *conn)
 	return &entry->bounds;
 }
 
-bool *glue_wish_of(sqlite3 *conn)
+enum glue_wish *glue_wish_of(sqlite3 *conn)
 {
 	pthread_mutex_lock(&mutex);
 	struct glue_entry *entry = *find(conn);
 	pthread_mutex_unlock(&mutex);
-	return entry != NULL ? &entry->deletes : NULL;
+	return entry != NULL ? &entry->wish : NULL;
 }
 
 static void forget(sqlite3 *conn)

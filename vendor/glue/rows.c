@@ -146,7 +146,9 @@ int glue_query_batch(sqlite3_stmt *stmt, struct buffer *buffer)
 {
 	unsigned char declared[MAX_COLUMNS];
 	size_t start = buffer__offset(buffer);
-	glue_deletion_step_begins(stmt);
+	if (!glue_deletion_step_begins(stmt)) {
+		return SQLITE_ERROR;
+	}
 	/* First of all: if the schema has changed, the statement has other columns afterwards. */
 	int rv = sqlite3_step(stmt);
 	glue_deletion_step_ended();

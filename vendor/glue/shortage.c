@@ -13,6 +13,8 @@
 
 #include "internal.h"
 
+#include "command.h"
+#include "leader.h"
 #include "raft.h"
 #include "vfs.h"
 
@@ -72,7 +74,7 @@ void *glue_shm_remap(void *region, size_t had, size_t size, int flags, ...)
 /* ---- what is committed ---- */
 
 /* Others may take it between the look and the use, so one look that finds some says little. */
-enum { PAUSE_MS = 5, ONCE_MORE_MS = 100, LONGEST_MS = 10000, SPARE = 1 << 20 };
+enum { LARGE = 256 << 10, PAUSE_MS = 5, ONCE_MORE_MS = 100, LONGEST_MS = 10000, SPARE = 1 << 20 };
 
 /* False if it is not for want of memory that it failed, or there has been none for too long. */
 static bool waits_for_memory(size_t size, unsigned *waited_ms)
@@ -82,6 +84,25 @@ static bool waits_for_memory(size_t size, unsigned *waited_ms)
 	nanosleep(&(struct timespec){ .tv_nsec = PAUSE_MS * 1000 * 1000 }, NULL);
 	*waited_ms += PAUSE_MS;
 	return *waited_ms < most;
+}
+
+/*
+ * A transaction is sent only if there is memory for what follows: to write it to the log, and to apply it. Called from leader.c in
+ * place of command__encode.
+ */
+int glue_encode(struct exec *exec, const struct command_frames *frames, struct raft_buffer *buf);
+int glue_encode(struct exec *exec, const struct command_frames *frames, struct raft_buffer *buf)
+{
+	int rv = command__encode(COMMAND_FRAMES, frames, buf);
+	if (rv == 0 && buf->len >= LARGE && !glue_memory_has(2 * buf->len + SPARE)) {
+		raft_free(buf->base);
+		rv = DQLITE_NOMEM;
+	}
+	if (rv != DQLITE_NOMEM) {
+		return rv;
+	}
+	sqlite3_set_errmsg(exec->leader->conn, SQLITE_NOMEM, "out of memory for the transaction, of which nothing was kept");
+	return RAFT_ERROR;
 }
 
 /* An entry that is committed cannot be left out: all others have it. */

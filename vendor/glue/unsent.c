@@ -31,12 +31,19 @@ void glue_error_restore(sqlite3 *conn, struct glue_error *error)
 
 /*
  * The connection knows the schema by a number that grows by one. It has seen the next one, which somebody else's change will
- * have as well, and would then believe that it knows that, too.
+ * have as well, and would then believe that it knows that, too. What makes it read the schema again also turns off that it may
+ * be written, which the client may have turned on.
  */
 static void forget_schema(sqlite3 *conn)
 {
+	if (!CURE_SCHEMA) {
+		return;
+	}
 	struct glue_error error = glue_error_keep(conn);
+	int writable = 0;
+	sqlite3_db_config(conn, SQLITE_DBCONFIG_WRITABLE_SCHEMA, -1, &writable);
 	sqlite3_exec(conn, "PRAGMA writable_schema = RESET", NULL, NULL, NULL);
+	sqlite3_db_config(conn, SQLITE_DBCONFIG_WRITABLE_SCHEMA, writable, NULL);
 	glue_error_restore(conn, &error);
 }
 
