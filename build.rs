@@ -98,6 +98,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ),
     ("src/raft/uv.c", &[("UvList", "glue_list_to_load")]),
     // Only for a line below.
+    ("src/raft/client.c", &[]),
     ("src/raft/snapshot.c", &[]),
     ("src/raft/configuration.c", &[("raft_malloc", "glue_raft_zeroed")]),
     ("src/raft/uv_encoding.c", &[("raft_malloc", "glue_raft_zeroed")]),
@@ -380,6 +381,31 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "apply",
         "rv = r->fsm->apply(r->fsm, buf);",
         "extern int glue_fsm_apply(struct raft *, const struct raft_buffer *); rv = glue_fsm_apply(r, buf);",
+    ),
+    // What could not be written to the log was looked for behind its end, and not taken out of it.
+    (
+        "src/raft/client.c",
+        "discarded",
+        "logDiscard(r->log, index);\n\tqueue_remove(&req->queue);\n\tsm_fail",
+        "if (logLastIndex(r->log) >= start) { logDiscard(r->log, start); } queue_remove(&req->queue); sm_fail",
+    ),
+    // Snapshots of dqlite before 1.17, with the WAL beside the database: whether a page is missing was read from memory that
+    // was never set, one place before the first new page, which where all pages are new is none; and the one that
+    // SQLite leaves out at 1 GiB is missing rightly.
+    (
+        "src/fsm.c",
+        "old_snapshots",
+        "pages = wal_pages;",
+        "pages = wal_pages; static const uint8_t none[65536]; \
+         memset(pages + main_page_count, 0, sizeof(void *) * (wal_page_count - main_page_count)); \
+         size_t pending = 0x40000000 / page_size; \
+         if (pending >= main_page_count && pending < wal_page_count) { pages[pending] = (void *)none; }",
+    ),
+    (
+        "src/fsm.c",
+        "old_snapshots",
+        "for (size_t page_number = main_page_count;",
+        "for (size_t page_number = main_page_count + 1;",
     ),
     // A snapshot for which there was no memory closed its connection twice.
     (

@@ -29,13 +29,14 @@ def bytes_read():
     return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 
 
-def node_with(address, folder, threshold, trailing):
+def node_with(address, folder, threshold, trailing, compression=True):
     """A node that takes a snapshot after so many entries, and keeps so many behind it."""
     handle = db._HANDLE()
     db._check(db._lib.dqlitepy_node_create(7, address.encode(), str(folder).encode(), db.byref(handle)))
     node = db.Node.__new__(db.Node)
     node.handle = handle.value
     db._check(db._lib.dqlitepy_node_set_snapshot_params(handle, threshold, trailing, 0))
+    db._check(db._lib.dqlitepy_node_set_snapshot_compression(handle, int(compression)))
     db._check(db._lib.dqlitepy_node_start(node.handle))
     return node
 
