@@ -305,6 +305,21 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "if (transaction.n_pages == 0) { extern bool glue_waits_for_proof(struct exec *); \
          if (glue_waits_for_proof(req)) { suspend; }",
     ),
+    // A transaction of 2 GiB is more than one write to the disk, and one of 4 GiB more than the engine counts:
+    // vendor/glue/unsent.c.
+    (
+        "src/leader.c",
+        "too_large",
+        "if (is_db_full(req->leader->conn, transaction->n_pages)) {\n\t\treturn SQLITE_FULL;",
+        "extern bool glue_is_too_large(struct exec *, unsigned); if (glue_is_too_large(req, transaction->n_pages)) {\n\t\treturn RAFT_ERROR;",
+    ),
+    // A connection that is closed while it has statements lives on until the last of them: vendor/glue/interrupt.c.
+    (
+        "src/leader.c",
+        "zombie",
+        "int rc = sqlite3_close_v2(leader->conn);",
+        "extern void glue_finalize_all(struct leader *); glue_finalize_all(leader); int rc = sqlite3_close_v2(leader->conn);",
+    ),
     // What the log says is the size decides how many pages a snapshot or a DUMP has. The database may have more, where it
     // shrank and no checkpoint was since, and all of them were written behind the end of the list; and where it grew beyond
     // 1 GiB, the place of the page that SQLite leaves out there was never set.
@@ -314,6 +329,14 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "for (unsigned i = 0; i < f->database->n_pages; i++) {\n\t\tpages[i] = f->database->pages[i];",
         "static const uint8_t none[65536]; for (unsigned i = 0; i < page_count; i++) { \
          pages[i] = i < f->database->n_pages ? f->database->pages[i] : (void *)none;",
+    ),
+    // To a question that it does not know it said that all was well, and who had asked read what nobody had written: in the
+    // rows of dbstat words of the host's stack went out.
+    (
+        "src/vfs.c",
+        "unknown_control",
+        "return vfsFileControlPersistWal(f, arg);\n\t\tdefault:\n\t\t\treturn SQLITE_OK;",
+        "return vfsFileControlPersistWal(f, arg);\n\t\tdefault:\n\t\t\treturn SQLITE_NOTFOUND;",
     ),
     // When a deletion may be: vendor/glue/deletion.c.
     (
@@ -512,6 +535,7 @@ const CURES_IN_C: &[&str] = &[
     "behind",
     "bind",
     "checkpoints",
+    "deleted",
     "discard",
     "doubt",
     "early",
@@ -531,7 +555,7 @@ const CURES_IN_C: &[&str] = &[
 ];
 
 /// Cures of `REPLACED` and `LINES` that other glue has to know of; it sees `CURE_<NAME>` for them as well.
-const CALLED_IN_C: &[&str] = &["leader_exec_resume", "pages", "query__batch"];
+const CALLED_IN_C: &[&str] = &["leader_exec_resume", "pages", "query__batch", "zombie"];
 
 /// The same in Rust, where `cfg!(without = "<name>")` is true if one is left out.
 const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix", "signals"];

@@ -724,13 +724,15 @@ int dqlitepy_node_interrupt(dqlitepy_handle handle);
 /**
  * Opens a database, creating it if it does not exist, and makes it the one that exec and query of this handle work on.
  *
- * `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'. Each database of a handle has a
- * session of its own: a transaction that is open in one stays open when another one is opened.
+ * `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?' that does not
+ * end with -wal or -journal. Each database of a handle has a session of its own: a transaction that is open in one stays
+ * open when another one is opened.
  * Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout).
  * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
  * DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.1.0.
  */
-int dqlitepy_node_open_db(dqlitepy_handle handle, const char *db_name);
+int dqlitepy_node_open_db(dqlitepy_handle handle,
+                          const char *db_name);
 
 /**
  * Runs SQL: any number of statements, of any kind; rows that they yield are dropped.
@@ -1178,7 +1180,8 @@ int dqlitepy_rows_close(dqlitepy_handle rows);
 /**
  * Opens a session on a running node: a connection to the leader with the database open, created if it does not exist.
  *
- * `node` is a node's handle. `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'.
+ * `node` is a node's handle. `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?' that does not
+ * end with -wal or -journal.
  * `session_out` receives the handle, to be given back with dqlitepy_session_close; 0 on failure.
  * Each session has its own transaction, temporary tables and settings; a process may have any number of them on any
  * databases. Calls of several threads on one session wait for each other. When the node is stopped or its handle is
@@ -1187,7 +1190,9 @@ int dqlitepy_rows_close(dqlitepy_handle rows);
  * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
  * DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_TIMEOUT, DQLITEPY_RETRY or DQLITEPY_INTERNAL. Since 0.2.0.
  */
-int dqlitepy_session_open(dqlitepy_handle node, const char *db_name, dqlitepy_handle *session_out);
+int dqlitepy_session_open(dqlitepy_handle node,
+                          const char *db_name,
+                          dqlitepy_handle *session_out);
 
 /**
  * Opens a session on a cluster without any node in this process.

@@ -119,6 +119,9 @@ pub(crate) const TRAILING: u32 = 4;
 /// The engine copies the name into a fixed path buffer; what is longer closes the connection without a word.
 pub(crate) const DATABASE_NAME: usize = 200;
 
+/// To the engine `a.db-wal` is another name of `a.db`, and where that is no database each connection got one of its own.
+pub(crate) const NO_DATABASE: [&str; 2] = ["-wal", "-journal"];
+
 /// A response's header could announce 32 GiB. Two of SQLite's largest values fit in this, and no sane row is larger.
 pub(crate) const RESPONSE: u64 = 2 << 30;
 

@@ -243,6 +243,8 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
         "contains '/', ':' or '?', and a database is a name, not a path"
     } else if name.chars().any(char::is_control) {
         "contains a control character"
+    } else if limits::NO_DATABASE.iter().any(|ending| name.ends_with(ending)) {
+        "ends like a name of SQLite's own for the files beside a database"
     } else {
         return Ok(());
     };

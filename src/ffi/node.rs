@@ -143,8 +143,9 @@ pub extern "C" fn dqlitepy_node_interrupt(handle: dqlitepy_handle) -> c_int {
 
 /// Opens a database, creating it if it does not exist, and makes it the one that exec and query of this handle work on.
 ///
-/// `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'. Each database of a handle has a
-/// session of its own: a transaction that is open in one stays open when another one is opened.
+/// `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?' that does not
+/// end with -wal or -journal. Each database of a handle has a session of its own: a transaction that is open in one stays
+/// open when another one is opened.
 /// Blocks until the leader has answered, 30 s at most (dqlitepy_node_set_timeout).
 /// Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running), DQLITEPY_NOLEADER,
 /// DQLITEPY_SHUTDOWN, DQLITEPY_STOPPED, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL. Since 0.1.0.

@@ -23,7 +23,8 @@ fn session<T>(handle: dqlitepy_handle, call: impl FnOnce(&Arc<SharedSession>) ->
 
 /// Opens a session on a running node: a connection to the leader with the database open, created if it does not exist.
 ///
-/// `node` is a node's handle. `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?'.
+/// `node` is a node's handle. `db_name` is a NUL-terminated UTF-8 name of 1 to 200 bytes without '/', ':' and '?' that does not
+/// end with -wal or -journal.
 /// `session_out` receives the handle, to be given back with dqlitepy_session_close; 0 on failure.
 /// Each session has its own transaction, temporary tables and settings; a process may have any number of them on any
 /// databases. Calls of several threads on one session wait for each other. When the node is stopped or its handle is

@@ -124,6 +124,9 @@ stricter! {
 /// Bytes of the longest database name that may be opened.
 const LONGEST_NAME: usize = 200;
 
+/// To the engine these are other names of the database without them, or one of its own for each connection.
+const ENDINGS: [&str; 2] = ["-wal", "-journal"];
+
 stricter! {
     /// The name of a database to open. To the engine it is a key, but it becomes part of file names
     /// and SQLite URIs elsewhere, and one near the limit of 512 ends the connection. [protocol 5.1]
@@ -137,6 +140,9 @@ stricter! {
             return Err(Refused::new(ERROR, format!(
                 "a database name cannot hold '{}'", char::from(*bad)
             )));
+        }
+        if let Some(bad) = ENDINGS.iter().find(|ending| name.ends_with(ending.as_bytes())) {
+            return Err(Refused::new(ERROR, format!("a database name cannot end with {bad}")));
         }
     }
 }

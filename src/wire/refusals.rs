@@ -135,10 +135,24 @@ fn names_of_databases() {
         flags: 0,
         vfs: b"",
     };
-    for name in [&[b'n'; 200][..], b"a.db", "d\u{e9}j\u{e0} vu".as_bytes(), b"\xff"] {
+    for name in [
+        &[b'n'; 200][..],
+        b"a.db",
+        b"-wal.db",
+        "d\u{e9}j\u{e0} vu".as_bytes(),
+        b"\xff",
+    ] {
         assert!(accepted(&open(name)));
     }
-    for name in [&b""[..], &[b'n'; 201], b"a/b", b":memory:", b"a?b"] {
+    for name in [
+        &b""[..],
+        &[b'n'; 201],
+        b"a/b",
+        b":memory:",
+        b"a?b",
+        b"a-wal",
+        b"a.db-journal",
+    ] {
         let mut out = Vec::new();
         open(name).encode(&mut out);
         assert_eq!(refusal(3, 0, &out[8..]), 1);

@@ -9,7 +9,7 @@ import time
 
 import checkers
 import pytest
-from harness import OK, wait_until
+from harness import OK, SQL, wait_until
 
 MB = int(os.environ.get("CLUSTER_LARGE_MB", "600"))
 PIECE = 2_000_000
@@ -154,6 +154,22 @@ def test_large(cluster, compressed):
     written = time.monotonic()
     wait_until(lambda: len(acknowledged(made, written)) > 20, 60, "writes")
     check_data(made, third)
+
+
+def test_what_the_engine_counts_in_32_bits(cluster):
+    """A row, and a transaction, of more than 2 GiB are refused, where the process died of them. It takes 5 GB of memory."""
+    node = cluster(1, options=OPTIONS)[1]
+    node.start()
+    node.open_db().exec("CREATE TABLE large(a)")
+    row = node.worker.call("query", sql="SELECT " + ", ".join(["zeroblob(900000000)"] * 3))
+    assert row.code == SQL + 7, row
+    node.exec("BEGIN")
+    for _ in range(3):
+        node.exec("INSERT INTO large VALUES(zeroblob(900000000))")
+    transaction = node.worker.call("exec", sql="COMMIT")
+    assert transaction.code == SQL + 13, transaction
+    node.exec("INSERT INTO large VALUES(1)")
+    assert node.query("SELECT count(*) AS n FROM large") == [{"n": 1}]
 
 
 def test_slow_link(cluster):

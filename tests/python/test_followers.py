@@ -3,7 +3,8 @@
 import os
 
 import support
-from dqlitepy import Client
+import wire
+from dqlitepy import Client, Node
 from test_members import cluster, ours  # noqa: F401  (fixtures)
 
 WRITES = 2000
@@ -56,11 +57,11 @@ def test_a_follower_works_no_harder_than_its_leader(tmp_path):
             process.communicate()
 
 
-def execute(addresses, sql):
-    import wire
-
+def execute(addresses, *statements, db="test.db"):
     with Client(addresses) as client, wire.Wire(client.leader()) as connection:
-        connection.open().execute(sql)
+        connection.open(db)
+        for sql in statements:
+            connection.execute(sql)
 
 
 def test_a_deleted_database_begins_anew_on_every_node(cluster):  # noqa: F811
@@ -79,3 +80,45 @@ def test_a_deleted_database_begins_anew_on_every_node(cluster):  # noqa: F811
         leader.handover()
         support.wait_until(lambda: client.leader() != leader.address, 10, "another one leads")
         assert nodes[0].query("SELECT count(*) AS n FROM sqlite_schema") == [{"n": 0}]
+
+
+def test_a_database_that_was_deleted_while_a_member_was_away(ours, tmp_path):  # noqa: F811
+    """It catches up by a snapshot without it. When it led it had the rows of before, and took writes that nobody else could."""
+    members = [support.free_address() for _ in range(3)]
+    nodes = {}
+
+    def start(number):
+        nodes[number] = Node(members[number - 1], tmp_path / str(number), node_id=number, cluster=members)
+        assert ours[1].dqlitepy_node_set_snapshot_params(nodes[number]._handle, 16, 16, 0) == 0
+        nodes[number].start()
+
+    def write(times):
+        for _ in range(times):
+            nodes[1].exec("INSERT INTO kept VALUES (1)")
+
+    try:
+        for number in (1, 2, 3):
+            start(number)
+        with Client(members) as client:
+            support.wait_until(lambda: all(member.role == 0 for member in client.cluster()), 20, "three voters")
+        nodes[1].open_db("kept.db")
+        nodes[1].exec("CREATE TABLE kept (a)")
+        execute(members, "CREATE TABLE gone (a)", db="gone.db")
+        # What only the log holds it does not have before it hears a leader; a snapshot it has at once.
+        support.wait_until(lambda: write(20) or list((tmp_path / "3").glob("snapshot-*")), 20, "a snapshot")
+        support.end(nodes[3])
+        execute(members, "BEGIN IMMEDIATE", "PRAGMA delete_database", "COMMIT", db="gone.db")
+        write(100)
+        start(3)
+        support.wait_until(lambda: stored(members[2], "kept.db") == stored(members[0], "kept.db"), 20, "all is there")
+        assert [stored(address, "gone.db") for address in members] == [None] * 3
+    finally:
+        for node in nodes.values():
+            support.end(node)
+
+
+def stored(address, name):
+    """The node's database of that name; None if it has none."""
+    with wire.Wire(address) as connection:
+        kind, _, body = connection.request(wire.DUMP, wire.text(name))
+    return body if kind == wire.FILES else None

@@ -1,6 +1,7 @@
 """Python as the host process: exit, fork, spawn, threads, kill -9."""
 
 import multiprocessing
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -216,3 +217,21 @@ def test_beside_sqlite3(node):
     assert mine.execute("SELECT count(*) FROM t").fetchone() == (0,)
     mine.execute("PRAGMA journal_mode").fetchone()
     assert node.query("SELECT a FROM t") == [{"a": 1}]
+
+
+LIKES = """
+import sys
+from support import running_node
+node = running_node(sys.argv[1], sys.argv[2])
+print(node.query("SELECT '" + "a" * 60_000 + "b' LIKE '" + "%a" * 24_999 + "' AS n"))
+"""
+
+
+def test_a_client_that_wants_much_stack(tmp_path, address):
+    """SQLite calls itself for each wildcard; threads have what `ulimit -s` says, or 2 MB where it says unlimited."""
+
+    def little():
+        resource.setrlimit(resource.RLIMIT_STACK, (2 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+
+    code, out, err = support.run_python(LIKES, address, tmp_path / "node", preexec_fn=little)
+    assert (code, out) == (0, "[{'n': 0}]\n"), (code, out, err)

@@ -172,6 +172,36 @@ def test_dumps_of_a_database_that_has_shrunk(node, tmp_path):
     check_alive(node)
 
 
+@pytest.mark.parametrize("name", ["x-wal", "x-journal", "test.db-wal"])
+def test_names_that_are_others_to_the_engine(node, name):
+    """Each connection got a database of its own, or one without a log; a write on the second ended the node."""
+    for _ in range(2):
+        with Wire(node.address) as w, pytest.raises(Failure) as failed:
+            w.open(name)
+        assert failed.value.code == 1 and "cannot end with" in failed.value.text
+    check_alive(node)
+
+
+def test_a_client_that_vanishes_takes_its_transaction_along(node):
+    """Its connection lived on with the write lock: a virtual table of a schema that was replaced had statements of its own,
+    which ended with the next statement that would be compiled."""
+    node.exec("CREATE VIRTUAL TABLE words USING fts5(a)")
+    with Wire(node.address) as w:
+        w.open()
+        w.call(wire.PREPARE, word(0) + text("PRAGMA integrity_check"), wire.STMT)
+        w.call(wire.QUERY, struct.pack("<II", 0, 0), wire.ROWS)
+        node.exec("CREATE TABLE new (a)")
+        w.query("SELECT * FROM new")
+        w.execute("BEGIN IMMEDIATE")
+    check_alive(node)
+
+
+def test_what_the_file_does_not_answer_is_not_made_up(node):
+    """dbstat asks where a page is; it read what nobody had written, words of the host's stack."""
+    for place in node.query("SELECT pageno, pgoffset, pgsize FROM dbstat"):
+        assert (place["pgoffset"], place["pgsize"]) == ((place["pageno"] - 1) * 4096, 4096)
+
+
 def test_mistyped_values_keep_their_type(node):
     """The engine aborts on these; through the port they arrive as what they are."""
     node.exec("CREATE TABLE m (b BOOLEAN, d DATETIME)")

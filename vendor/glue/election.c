@@ -37,6 +37,11 @@ enum { HEAD_START_MS = 300 };
  */
 enum { DOUBT_MS = CURE_DOUBT ? 1500 : FIRST_PAUSE_MS };
 
+bool glue_is_over(const struct raft *raft)
+{
+	return raft->io->impl == NULL;
+}
+
 static bool is_voter(const struct raft *raft)
 {
 	const struct raft_server *self = configurationGet(&raft->configuration, raft->id);
@@ -97,6 +102,9 @@ static void stand_for_election(uv_timer_t *timer)
 	struct raft *raft = timer->data;
 	struct glue_election *election = glue_election_of(raft);
 	bool follows = raft->state == RAFT_FOLLOWER;
+	if (glue_is_over(raft)) {
+		return;
+	}
 	raft_time lost_for = raft->io->time(raft->io) - election->lost_at;
 	election->gone = true;
 	if (follows && election->lost_leader != 0 && raft->follower_state.current_leader.id == election->lost_leader &&

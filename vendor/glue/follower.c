@@ -15,6 +15,7 @@
 #include "raft.h"
 #include "raft/progress.h"
 #include "raft/replication.h"
+#include "registry.h"
 #include "vfs.h"
 
 #include "internal.h"
@@ -169,7 +170,14 @@ int glue_fsm_restore(sqlite3 *conn, const struct vfsSnapshot *snapshot)
 		forget(last->db);
 	}
 	pthread_mutex_unlock(&mutex);
-	return glue_vfs_restore(conn, snapshot);
+	int rv = glue_vfs_restore(conn, snapshot);
+	if (rv == SQLITE_OK) {
+		/* Those that are not in the snapshot come to stand in front; see deletion.c. */
+		queue_remove(&last->db->queue);
+		queue_insert_tail(&glue_registry_here()->dbs, &last->db->queue);
+		last->restored++;
+	}
+	return rv;
 }
 
 /* With the mutex held: the entry that keeps this connection. A snapshot ends long after it has opened its own. */

@@ -80,6 +80,14 @@ struct stmt *glue_stmt_get(struct stmt__registry *registry, size_t id)
 	return id < registry->len ? registry->buf[id] : NULL;
 }
 
+/* The engine closes a connection first and finalizes its statements behind that. Called from leader.c. */
+void glue_finalize_all(struct leader *leader);
+void glue_finalize_all(struct leader *leader)
+{
+	struct gateway *gateway = leader->data;
+	stmt__registry_close(&gateway->stmts);
+}
+
 /* Without its last member the engine meets an assertion. */
 int glue_raft_remove(struct raft *raft, struct raft_change *change, raft_id id, raft_change_cb cb);
 int glue_raft_remove(struct raft *raft, struct raft_change *change, raft_id id, raft_change_cb cb)

@@ -43,6 +43,9 @@ void glue_mark_lost(struct glue_node *node, const char *reason);
 /* Blocks the signals that a host may have handlers for, SIGPIPE among them, in this thread; the former mask goes to `old`. */
 void glue_mask_signals(sigset_t *old);
 
+/* For threads that run the engine: SQLite recurses, and a client decides how deep. */
+int glue_thread_attr(pthread_attr_t *attr);
+
 /*
  * Threads that run the engine's SQL steps and dial its peers; one pool a node, so that nodes do not share their fate.
  */
@@ -97,6 +100,8 @@ void glue_loop_wake(struct glue_loop *loop);
 struct glue_loop *glue_loop_here(void);
 struct raft;
 struct glue_loop *glue_loop_of_raft(struct raft *raft);
+/* Raft is closed, and its clock gone; the loop's timers and requests may come for two more turns. */
+bool glue_is_over(const struct raft *raft);
 
 /* Until when a leader's reads need no proof (lease.c); with the turn. */
 struct glue_lease {
@@ -139,6 +144,8 @@ struct glue_growth {
 };
 struct glue_growth *glue_growth_of(struct raft *raft);
 struct raft *glue_raft_here(void);
+struct registry;
+struct registry *glue_registry_here(void);
 /* Those of the node with this raft. */
 const struct glue_options *glue_options_of(struct raft *raft);
 
@@ -149,8 +156,13 @@ struct glue_opened {
 	struct db *db;
 	struct sqlite3 *conn;
 	bool applied; /* a transaction; snapshots open connections too */
+	size_t restored; /* databases, from the snapshot that is being restored */
 };
 struct glue_opened *glue_opened_here(void);
+/* fsm->restore, after which there is no other database than in the snapshot. */
+struct raft_fsm;
+struct raft_buffer;
+int glue_restore_all(struct raft_fsm *fsm, struct raft_buffer *from);
 
 /* What strangers are told of the members in raft's place; none: what raft knows (visit.c). With the turn. */
 struct raft_configuration;

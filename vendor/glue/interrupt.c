@@ -239,10 +239,19 @@ static void forget(sqlite3 *conn)
 	free(entry);
 }
 
+/*
+ * The connection's own statements are finalized (gateway.c). Those of a virtual table whose schema was replaced meanwhile are
+ * not before something is compiled: with one of them left it would live on, with its transaction and the write lock.
+ */
 int glue_close_v2(sqlite3 *conn);
 int glue_close_v2(sqlite3 *conn)
 {
+	sqlite3_stmt *nothing = NULL;
 	forget(conn);
+	if (CURE_ZOMBIE) {
+		sqlite3_prepare_v2(conn, "", -1, &nothing, NULL);
+		sqlite3_exec(conn, sqlite3_get_autocommit(conn) ? "" : "ROLLBACK", NULL, NULL, NULL);
+	}
 	return sqlite3_close_v2(conn);
 }
 

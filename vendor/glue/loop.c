@@ -23,7 +23,7 @@
 #include "server.h"
 #include "translate.h"
 
-enum wish { INSPECT, TAKE_IN, DIALLED, TELL };
+enum wish { NOTHING, INSPECT, TAKE_IN, DIALLED, TELL };
 
 struct request {
 	struct request *next;
@@ -353,7 +353,9 @@ static void serve(uv_async_t *signal)
 	pthread_mutex_unlock(&loop->mutex);
 	while (request != NULL) {
 		struct request *next = request->next;
-		switch (request->wish) {
+		switch (glue_is_over(&loop->engine->raft) ? NOTHING : request->wish) {
+		case NOTHING:
+			break;
 		case INSPECT:
 			inspect(loop->engine, &request->status);
 			sem_post(&request->done);

@@ -78,6 +78,11 @@ struct raft *glue_raft_here(void)
 	return &glue_guard_top->node->engine->raft;
 }
 
+struct registry *glue_registry_here(void)
+{
+	return &glue_guard_top->node->engine->registry;
+}
+
 struct glue_loop *glue_loop_here(void)
 {
 	return glue_guard_top->node->loop;
@@ -294,10 +299,13 @@ int glue_thread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*ru
 		return ENOMEM;
 	}
 	*start = (struct thread_start){ node, run };
+	pthread_attr_t enough;
 	sigset_t old;
+	glue_thread_attr(&enough); /* the engine gives none */
 	glue_mask_signals(&old);
-	int rv = pthread_create(thread, attr, engine_thread, start);
+	int rv = pthread_create(thread, &enough, engine_thread, start);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&enough);
 	if (rv != 0) {
 		snprintf(node->reason, sizeof node->reason, "no thread for the engine: %s", strerror(rv));
 		free(start);
@@ -513,10 +521,13 @@ static int run_guarded(struct glue_node *node, int (*step)(struct glue_node *))
 {
 	struct guarded_call call = { .node = node, .step = step };
 	pthread_t thread;
+	pthread_attr_t attr;
 	sigset_t old;
+	glue_thread_attr(&attr);
 	glue_mask_signals(&old);
-	int rv = pthread_create(&thread, NULL, guarded_thread, &call);
+	int rv = pthread_create(&thread, &attr, guarded_thread, &call);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
 	if (rv != 0) {
 		snprintf(node->reason, sizeof node->reason, "no thread for the engine: %s", strerror(rv));
 		return rv;

@@ -285,7 +285,7 @@ int glue_restore(struct raft_fsm *fsm, struct raft_buffer *from);
 int glue_restore(struct raft_fsm *fsm, struct raft_buffer *from)
 {
 	struct buffer *buffer = lend(from);
-	int rv = fsm->restore(fsm, from);
+	int rv = glue_restore_all(fsm, from);
 	if (buffer != NULL) {
 		pthread_mutex_lock(&mutex);
 		buffer->ours = true;

@@ -122,13 +122,25 @@ static void *pool_thread(void *arg)
 	return NULL;
 }
 
+int glue_thread_attr(pthread_attr_t *attr)
+{
+	/* Twice what SQLite was seen to take; turn.c asks for half of it. A host may have set less, or no limit, which is 2 MiB. */
+	enum { STACK = 8 << 20 };
+	size_t usual;
+	int rv = pthread_attr_init(attr);
+	if (rv == 0 && pthread_attr_getstacksize(attr, &usual) == 0 && usual < STACK) {
+		pthread_attr_setstacksize(attr, STACK);
+	}
+	return rv;
+}
+
 /* With the mutex held. */
 static int add_thread(struct glue_pool *pool)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
 	sigset_t old;
-	pthread_attr_init(&attr);
+	glue_thread_attr(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	glue_mask_signals(&old);
 	int rv = pthread_create(&thread, &attr, pool_thread, pool);

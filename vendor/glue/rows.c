@@ -5,7 +5,8 @@
  * in a DATETIME column as "". Here the declared type counts only where the stored value fits it. The engine asks for it
  * for every value; here it is looked at once a part. The engine ends a part as soon as it fills a page: where the names of
  * the columns alone do that, every part ends before its first row, for ever. Here a part has at least one row and is as
- * long as PART says. And a statement that fails leaves nothing in front of its failure.
+ * long as PART says. And a statement that fails leaves nothing in front of its failure. The engine's buffer counts its size
+ * in 32 bits, and is freed while it is used where that doubles to nothing: a row that does not fit is refused.
  */
 #include <sqlite3.h>
 #include <stdint.h>
@@ -18,6 +19,8 @@
 #include "internal.h"
 
 enum { PART = 64 << 10 };
+/* The largest answer; a megabyte is left for what stands around the row. */
+#define LARGEST (((size_t)1 << 31) - ((size_t)1 << 20))
 
 /* What a column's declared type makes of the values that fit it. SQLite has no more columns than MAX_COLUMNS. */
 enum declared { NOTHING, TIME, BOOLEAN };
@@ -28,9 +31,15 @@ static size_t padded(size_t size)
 	return (size + 7) & ~(size_t)7;
 }
 
+/* NULL: it does not fit, or memory is short. */
+static void *advance(struct buffer *buffer, size_t size)
+{
+	return size <= LARGEST - buffer__offset(buffer) ? buffer__advance(buffer, size) : NULL;
+}
+
 static bool put_word(struct buffer *buffer, uint64_t word)
 {
-	void *place = buffer__advance(buffer, sizeof word);
+	void *place = advance(buffer, sizeof word);
 	if (place != NULL) {
 		memcpy(place, &word, sizeof word);
 	}
@@ -40,7 +49,7 @@ static bool put_word(struct buffer *buffer, uint64_t word)
 /* `size` bytes, and NULs up to the next word. */
 static bool put_bytes(struct buffer *buffer, const void *bytes, size_t size, size_t room)
 {
-	char *place = buffer__advance(buffer, room);
+	char *place = advance(buffer, room);
 	if (place != NULL) {
 		memset(place + room - 8, 0, 8);
 		memcpy(place, bytes, size);
@@ -124,7 +133,7 @@ static bool put_row(struct buffer *buffer, sqlite3_stmt *stmt, int columns, cons
 {
 	size_t header_size = padded(((size_t)columns + 1) / 2);
 	size_t header = buffer__offset(buffer);
-	void *place = buffer__advance(buffer, header_size);
+	void *place = advance(buffer, header_size);
 	if (place == NULL) {
 		return false;
 	}

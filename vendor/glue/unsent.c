@@ -1,9 +1,9 @@
 /*
- * Stand in for VfsAbort in leader.c: what a connection has committed and the engine sends to nobody. The connection keeps the
+ * Stands in for VfsAbort in leader.c: what a connection has committed and the engine sends to nobody. The connection keeps the
  * write lock for it, and its next write is an assertion; where it was closed meanwhile, the database takes no write any more.
  *
  * The engine fetches what was committed only after a statement that succeeded. So behind statements that failed it is taken
- * back here, as what a leader could not replicate is.
+ * back here, as what a leader could not replicate is. So is what is too large to be replicated at all.
  */
 #include <sqlite3.h>
 
@@ -109,4 +109,23 @@ bool glue_adopt_writer(struct leader *leader)
 	}
 	sqlite3_exec(leader->conn, "ROLLBACK", NULL, NULL, NULL);
 	return false;
+}
+
+/*
+ * What one write to the disk holds, with room for what is written together with it. The engine counts the bytes of a
+ * transaction in 32 bits: for one of 4 GiB it took a buffer for the rest, and wrote all of it there.
+ */
+static const uint64_t LARGEST = ((uint64_t)1 << 31) - ((uint64_t)1 << 24);
+
+/* In place of the engine's question whether the database is full, which it never is. Called from leader.c. */
+bool glue_is_too_large(struct exec *exec, unsigned pages);
+bool glue_is_too_large(struct exec *exec, unsigned pages)
+{
+	uint64_t page_size = exec->leader->db->config->vfs.page_size;
+	if ((uint64_t)pages * (page_size + sizeof(uint64_t)) <= LARGEST) {
+		return false;
+	}
+	sqlite3_set_errmsg(exec->leader->conn, SQLITE_FULL,
+			   "what a transaction changes, 2 GiB or more, is too much for the log; do it in several");
+	return true;
 }
