@@ -547,6 +547,7 @@ const CURES_IN_C: &[&str] = &[
     "reserve",
     "schema",
     "signals",
+    "silent",
     "stop",
     "stopped",
     "tail",

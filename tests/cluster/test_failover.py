@@ -18,6 +18,7 @@ from harness import OK, PORT, run, wait_until
 ROUNDS = int(os.environ.get("CLUSTER_ROUNDS", "5"))
 LONG = ROUNDS >= 50
 LARGE_ROUNDS = int(os.environ.get("CLUSTER_LARGE_ROUNDS", "3"))
+SNAPSHOT_MB = int(os.environ.get("CLUSTER_SNAPSHOT_MB", "100"))
 SEED = int(os.environ.get("CLUSTER_SEED", "1"))  # when the leader goes amid a transaction
 SOAK = float(os.environ.get("CLUSTER_SOAK", "20"))  # seconds
 COUNT_TO_64 = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 64) SELECT i FROM n"
@@ -272,8 +273,8 @@ def test_a_leader_whose_connections_are_reset_stays(cluster):
     resets(cluster, lambda leader, *_: [leader])
 
 
-def test_a_member_that_has_not_heard_of_its_promotion_votes(cluster):
-    """The leader makes it a voter, cannot tell it, and goes. The other two are a majority, and find a leader."""
+def one_has_not_heard_of_its_promotion(cluster):
+    """The leader has made it a voter and cannot tell it: the leader, the other voter, and that one."""
     made = cluster(3, options={"voters": 2})
     made.start()
     made[1].open_db().exec("CREATE TABLE t(a)")
@@ -283,10 +284,25 @@ def test_a_member_that_has_not_heard_of_its_promotion_votes(cluster):
     other = next(node for node in made.nodes if node not in (leader, third))
     made.net.cut(leader.number, third.number)
     made.watch("assign", id=third.id, role=0).ok()
+    return leader, other, third
+
+
+def test_a_member_that_has_not_heard_of_its_promotion_votes(cluster):
+    """If the leader goes the other two are a majority, and find a leader."""
+    leader, other, third = one_has_not_heard_of_its_promotion(cluster)
     leader.kill()
     wait_until(lambda: other.worker.call("open_db").code == OK, 2 * BACK, "there is a leader")
     other.exec("INSERT INTO t VALUES (1)")
-    assert made.members()[third.id][1] == 0
+    assert other.cluster.members()[third.id][1] == 0
+
+
+def test_it_votes_when_the_leader_s_host_vanishes(cluster):
+    """It has no timer, and until TCP notices, after half a minute, its link looks alive."""
+    leader, other, _ = one_has_not_heard_of_its_promotion(cluster)
+    began = time.monotonic()
+    leader.cluster.net.unplug(leader.number)
+    wait_until(lambda: other.worker.call("open_db").code == OK, 2 * BACK, "there is a leader")
+    assert time.monotonic() - began < 11
 
 
 def test_no_election_without_a_fault(cluster, capsys):
@@ -370,3 +386,28 @@ def test_leader_stopped_amid_large_transactions(cluster, capsys):
         leader.start(BACK)
 
     amid_large_transactions(cluster, capsys, "stop amid 64 MB", lambda node: stops.append(node.worker.send("stop")), back)
+
+
+def applied(node):
+    return node.worker.ok("metrics")["dqlitepy_node_applied_index"]["samples"][0]["value"]
+
+
+def test_leader_killed_amid_snapshots(cluster, capsys):
+    """Both survivors are writing one of their own, which has nothing to do with the leader."""
+    three = cluster(3, options={"snapshot_params": [64, 64, 0]}).start()
+    three[1].open_db().exec("CREATE TABLE large(a); CREATE TABLE rows(k TEXT)")
+    for _ in range(SNAPSHOT_MB):
+        three[1].exec("INSERT INTO large VALUES (randomblob(1000000))")
+    writers, gaps = {node: start_writer(three, node) for node in three.nodes}, []
+    for _ in range(LARGE_ROUNDS):
+        leader, followers = three.settled_leader(), three.followers()
+        wait_until(lambda: all(any(node.dir.glob("tmp-*")) for node in followers), BACK, "both write a snapshot")
+        gaps.append(measure(three, writers, leader, lambda node: node.worker.process.kill()))
+        leader.kill()
+        leader.start(BACK)
+        settle(three, writers, leader)
+        # Else the next round would wait until it has been sent a snapshot.
+        wait_until(lambda: applied(leader) + 8 > applied(three.leader()), BACK, "it has caught up")
+    report(capsys, f"kill -9 amid snapshots of {SNAPSHOT_MB} MB", gaps)
+    check_rows(three)
+    assert max(gap[1] for gap in gaps) <= 5.0

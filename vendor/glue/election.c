@@ -215,16 +215,20 @@ void glue_link_refused(struct raft *raft, const char *address)
 
 /*
  * A leader of ours that asks for votes of a later term leads in ours no more: it was a candidate in ours before it led, and
- * asked for no later one then. Who believed in it would refuse its vote to everybody, this one too, until its timer.
+ * asked for no later one then. Who believed in it would refuse its vote to everybody, this one too, until its timer. And who
+ * does not know yet that it is a voter has no timer, so it gives a leader up when it is asked.
  */
 int glue_recv_request_vote(struct raft *raft, raft_id id, const char *address, const struct raft_request_vote *args);
 int glue_recv_request_vote(struct raft *raft, raft_id id, const char *address, const struct raft_request_vote *args)
 {
-	if (raft->state == RAFT_FOLLOWER && raft->follower_state.current_leader.id == args->candidate_id &&
-	    args->term > raft->current_term) {
+	raft_id leader = raft->state == RAFT_FOLLOWER ? raft->follower_state.current_leader.id : 0;
+	raft_time silent_for = raft->io->time(raft->io) - raft->election_timer_start;
+	if (leader != 0 && leader == args->candidate_id && args->term > raft->current_term) {
 		forget_leader(raft);
-		note_lost(raft, args->candidate_id, false);
+		note_lost(raft, leader, false);
 		stand_in_turn(raft, HEAD_START_MS);
+	} else if (CURE_SILENT && leader != 0 && !is_voter(raft) && silent_for >= raft->election_timeout) {
+		forget_leader(raft);
 	}
 	return recvRequestVote(raft, id, address, args);
 }
