@@ -412,6 +412,19 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "logDiscard(r->log, index);\n\tqueue_remove(&req->queue);\n\tsm_fail",
         "if (logLastIndex(r->log) >= start) { logDiscard(r->log, start); } queue_remove(&req->queue); sm_fail",
     ),
+    // The log's writer closed a descriptor and then took it out of epoll, when its number may be another thread's.
+    (
+        "src/raft/uv_writer.c",
+        "closed_early",
+        "UvOsClose(w->event_fd);\n\n\trv = uv_poll_stop(&w->event_poller);",
+        "rv = uv_poll_stop(&w->event_poller);",
+    ),
+    (
+        "src/raft/uv_writer.c",
+        "closed_early",
+        "uv_close((struct uv_handle_s *)&w->event_poller, uvWriterPollerCloseCb);\n\n\t/* If we have requests",
+        "uv_close((struct uv_handle_s *)&w->event_poller, uvWriterPollerCloseCb);\n\tUvOsClose(w->event_fd);\n\n\t/* If we have requests",
+    ),
     // Snapshots of dqlite before 1.17, with the WAL beside the database: whether a page is missing was read from memory that
     // was never set, one place before the first new page, which where all pages are new is none; and the one that
     // SQLite leaves out at 1 GiB is missing rightly.

