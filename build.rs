@@ -114,6 +114,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("UvFsMakeCompressedFile", "glue_make_compressed_file"),
             ("UvFsReadFile", "glue_read_snapshot"),
             ("UvFsReadCompressedFile", "glue_read_snapshot"),
+            ("UvList", "glue_list"),
         ],
     ),
     (
@@ -135,11 +136,22 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[
             ("recvRequestVote", "glue_recv_request_vote"),
             ("convertToFollower", "glue_convert_to_follower"),
+            ("convertToUnavailable", "glue_convert_to_unavailable"),
         ],
     ),
-    ("src/raft/tick.c", &[("convertToFollower", "glue_convert_to_follower")]),
+    (
+        "src/raft/tick.c",
+        &[
+            ("convertToFollower", "glue_convert_to_follower"),
+            ("convertToUnavailable", "glue_convert_to_unavailable"),
+        ],
+    ),
     // Only for a line below.
     ("src/raft/election.c", &[]),
+    ("src/raft/log.c", &[]),
+    ("src/raft/uv_append.c", &[]),
+    ("src/raft/uv_finalize.c", &[]),
+    ("src/raft/uv_truncate.c", &[]),
     ("src/raft/recv_append_entries.c", &[]),
     ("src/raft/uv_send.c", &[("uv_write", "glue_raft_write")]),
     (
@@ -214,6 +226,13 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "unheard",
         "if (local_server == NULL || local_server->role != RAFT_VOTER) {",
         "if (local_server == NULL) {",
+    ),
+    // One vote a term: a server to which the lead was to be handed on could get a second one.
+    (
+        "src/raft/election.c",
+        "transferee",
+        "r->voted_for != args->candidate_id && !is_transferee) {",
+        "r->voted_for != args->candidate_id) {",
     ),
     // A leader that its followers cannot answer went on for one election timeout or two: vendor/glue/election.c.
     (
@@ -524,6 +543,55 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "/* Don't use sqlite3_free as this buffer is allocated by raft. */\n\traft_free(buf->base);",
         "",
     ),
+    // A snapshot of the leader's that could not be stored, or not be restored, counted as installed: vendor/glue/storage.c.
+    (
+        "src/raft/replication.c",
+        "installed",
+        "tracef(\"save snapshot %\"",
+        "extern void glue_not_installed(void); glue_not_installed(); tracef(\"save snapshot %\"",
+    ),
+    (
+        "src/raft/replication.c",
+        "installed",
+        "tracef(\"restore snapshot %\"",
+        "extern void glue_not_installed(void); glue_not_installed(); tracef(\"restore snapshot %\"",
+    ),
+    // Nobody looked whether a segment of the log could get its final name: vendor/glue/storage.c.
+    (
+        "src/raft/uv_finalize.c",
+        "finished",
+        "uv->errored = true;",
+        "extern void glue_not_finished(void); uv->errored = true; if (!uv->closing) { glue_not_finished(); }",
+    ),
+    // Segments behind the one that is cut go from the last one on, so that a crash leaves no gap.
+    (
+        "src/raft/uv_truncate.c",
+        "gap",
+        "for (j = i; j < n_segments; j++) {",
+        "for (j = n_segments; j-- > i;) {",
+    ),
+    // A truncation asked for while a snapshot was being written waited for nothing but the end of a segment that was idle, and
+    // was forgotten with it: what it was to remove stayed, and what came behind it had the same places in the log.
+    (
+        "src/raft/uv_append.c",
+        "forgotten",
+        "segment->barrier = barrier;\n\n\t\tif (segment == uvGetCurrentAliveSegment(uv)) {",
+        "segment->barrier = barrier;\n\n\t\tif (segment == uvGetCurrentAliveSegment(uv) && uv->barrier == NULL) {",
+    ),
+    (
+        "src/raft/uv_append.c",
+        "forgotten",
+        "!s->writer.closing) {",
+        "!s->writer.closing && (s->barrier == NULL || s->barrier == uv->barrier)) {",
+    ),
+    // An entry that comes again while it is still being sent was put behind its place in the log.
+    (
+        "src/raft/log.c",
+        "reinstated",
+        "l->back++;\n\t\t\tl->back %= l->size;\n\t\t\tentry = &l->entries[l->back];",
+        "if (sm_state(&slot->sm) != ENTRY_CREATED) { sm_init(&slot->sm, entry_invariant, NULL, entry_states, \"entry\", \
+         ENTRY_CREATED); } entry = &l->entries[l->back]; l->back++; l->back %= l->size;",
+    ),
     // When a snapshot is due: vendor/glue/snapshot.c.
     (
         "src/raft/replication.c",
@@ -556,6 +624,7 @@ const CURES_IN_C: &[&str] = &[
     "errors",
     "falling",
     "further",
+    "halves",
     "lease",
     "reserve",
     "schema",
@@ -573,6 +642,21 @@ const CALLED_IN_C: &[&str] = &["leader_exec_resume", "pages", "query__batch", "z
 
 /// The same in Rust, where `cfg!(without = "<name>")` is true if one is left out.
 const CURES_IN_RUST: &[&str] = &["admission", "atfork", "checks", "prefix", "signals"];
+
+/// What the engine's build would have found out, and would have its flags be.
+const DEFINED: &[&str] = &[
+    "-D_GNU_SOURCE",
+    "-D_FILE_OFFSET_BITS=64",
+    "-DHAVE_LINUX_AIO_ABI_H=1",
+    "-DHAVE_LINUX_IO_URING_H=1",
+    "-DLZ4_AVAILABLE",
+    "-DLZ4_ENABLED",
+    "-DRAFT_API=",
+    "-DDQLITE_API=",
+    // Sends the engine's assertions to dqlite_fail, which vendor/glue/fail.c defines.
+    "-DDQLITE_ASSERT_WITH_BACKTRACE",
+    "-DHAVE_EXECINFO_H",
+];
 
 /// Needs a test framework and is no part of the library.
 const LEFT_OUT: &str = "src/raft/fixture.c";
@@ -607,6 +691,7 @@ fn build() -> Result<()> {
 
     let without = left_out()?;
     let includes = include_dirs(&engine)?;
+    note_flags(&includes)?;
     // One archive, because engine and glue need each other and GNU ld reads every archive only once.
     let mut library = cc::Build::new();
     library.objects(compile_engine(&engine, &includes, &without)?);
@@ -663,6 +748,14 @@ fn include_dirs(engine: &Path) -> Result<Vec<PathBuf>> {
     ])
 }
 
+/// For tests-c/run, which compiles raft alone.
+fn note_flags(includes: &[PathBuf]) -> Result<()> {
+    let includes = includes.iter().map(|dir| format!("-I{}", dir.display()));
+    let flags: Vec<String> = DEFINED.iter().map(ToString::to_string).chain(includes).collect();
+    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("flags"), flags.join("\n"))?;
+    Ok(())
+}
+
 /// libuv-sys2 tells its dependants only a relative path, so cargo is asked where the crate lies.
 fn libuv_include() -> Result<PathBuf> {
     let output = Command::new(env::var("CARGO")?)
@@ -692,17 +785,7 @@ fn compiler(includes: &[PathBuf]) -> cc::Build {
         .flag("-fvisibility=hidden")
         // Its result would be cut to an int.
         .flag("-Werror=implicit-function-declaration")
-        .define("_GNU_SOURCE", None)
-        .define("_FILE_OFFSET_BITS", "64")
-        .define("HAVE_LINUX_AIO_ABI_H", "1")
-        .define("HAVE_LINUX_IO_URING_H", "1")
-        .define("LZ4_AVAILABLE", None)
-        .define("LZ4_ENABLED", None)
-        .define("RAFT_API", "")
-        .define("DQLITE_API", "")
-        // Sends the engine's assertions to dqlite_fail, which vendor/glue/fail.c defines.
-        .define("DQLITE_ASSERT_WITH_BACKTRACE", None)
-        .define("HAVE_EXECINFO_H", None);
+        .flags(DEFINED);
     cc
 }
 
@@ -761,10 +844,12 @@ fn with_lines(name: &str, file: &Path, text: &str, without: &[String]) -> Result
         }
         changed = changed.replace(line, instead);
     }
+    let copy = PathBuf::from(env::var("OUT_DIR")?).join(name);
     if changed == text {
+        // tests-c/raft takes what it finds there.
+        let _ = fs::remove_file(copy);
         return Ok(file.to_owned());
     }
-    let copy = PathBuf::from(env::var("OUT_DIR")?).join(name);
     fs::create_dir_all(copy.parent().ok_or("no directory for the copy")?)?;
     fs::write(&copy, changed)?;
     Ok(copy)

@@ -96,7 +96,8 @@ static void note(struct raft *raft, raft_index before, uint64_t began)
 /*
  * While a leader steps down its requests fail, one after another. raft calls itself leader until that is over, although its
  * term may be the next leader's already and its table of followers is freed: a writer that waited for one that failed would
- * have its entry appended under a false term. So nothing is appended then.
+ * have its entry appended under a false term. So nothing is appended then. A leader whose disk refuses a write steps down only when
+ * all that waited have heard of it: what is appended meanwhile stands behind that write in raft's log, and in its place on the disk.
  */
 bool glue_is_falling(void)
 {
@@ -107,7 +108,7 @@ static void apply_ended(struct raft_apply *req, int status)
 {
 	raft_apply_cb cb = (raft_apply_cb)req->data;
 	bool outer = falling;
-	falling = CURE_FALLING && (outer || status == RAFT_LEADERSHIPLOST);
+	falling = CURE_FALLING && (outer || status != 0);
 	cb(req, status);
 	falling = outer;
 }
@@ -116,7 +117,7 @@ static void barrier_ended(struct raft_barrier *req, int status)
 {
 	raft_barrier_cb cb = (raft_barrier_cb)req->data;
 	bool outer = falling;
-	falling = CURE_FALLING && (outer || status == RAFT_LEADERSHIPLOST);
+	falling = CURE_FALLING && (outer || status != 0);
 	cb(req, status);
 	falling = outer;
 }

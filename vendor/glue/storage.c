@@ -1,0 +1,85 @@
+/*
+ * What raft does not see to when its disk fails it, or the process ends in the middle: the engine goes on with a log in memory
+ * that the disk does not have, or has twice. A node that cannot keep what it acknowledges is lost; starting it again goes on
+ * from what the disk has.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "internal.h"
+
+#include "raft/uv.h"
+#include "raft/uv_fs.h"
+
+void dqlite_fail(const char *, const char *, unsigned, const char *) __attribute__((noreturn));
+
+/*
+ * raft has emptied its log for a snapshot of the leader's before that is stored. If it is not, raft counts it as installed all the
+ * same: it would acknowledge what comes behind it and apply nothing. Called from replication.c.
+ */
+void glue_not_installed(void);
+void glue_not_installed(void)
+{
+	dqlite_fail("the snapshot from the leader could be stored (is the disk full?); starting the node again gets it again",
+		    __FILE__, __LINE__, __func__);
+}
+
+/* A segment without its final name comes behind all that have one, whatever it holds. Called from uv_finalize.c. */
+void glue_not_finished(void);
+void glue_not_finished(void)
+{
+	dqlite_fail("a segment of the log could get its final name; starting the node again does that", __FILE__, __LINE__,
+		    __func__);
+}
+
+/* Stands in for convertToUnavailable in recv.c and tick.c: raft does nothing any more then, and says so to nobody. */
+void glue_convert_to_unavailable(struct raft *raft);
+void glue_convert_to_unavailable(struct raft *raft)
+{
+	char reason[RAFT_ERRMSG_BUF_SIZE + 64];
+	const char *why = raft->io->errmsg[0] != '\0' ? raft->io->errmsg : "without a reason, memory or descriptors may be short";
+	snprintf(reason, sizeof reason, "raft could go on (%s); start the node again", why);
+	dqlite_fail(reason, __FILE__, __LINE__, __func__);
+}
+
+/* Stands in for UvList in uv_snapshot.c. Where it cannot read the directory it says so, and its caller frees what it did not set. */
+int glue_list(const char *dir,
+	      struct uvSnapshotInfo *snapshots[],
+	      size_t *n_snapshots,
+	      struct uvSegmentInfo *segments[],
+	      size_t *n_segments,
+	      char *errmsg)
+{
+	*snapshots = NULL;
+	*segments = NULL;
+	*n_snapshots = *n_segments = 0;
+	return UvList(dir, snapshots, n_snapshots, segments, n_segments, errmsg);
+}
+
+/*
+ * A truncation within a segment writes what stays of it as a new one, and removes the whole one, while nothing else is written.
+ * With both there it was cut off. Of a log with both nothing could be loaded, so it is as if it had not begun: the leader asks
+ * for it again.
+ */
+int glue_undo_truncation(const char *dir, struct uvSegmentInfo *segments, size_t *n, char *errmsg)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < *n; i++) {
+		struct uvSegmentInfo *last = kept > 0 ? &segments[kept - 1] : NULL;
+		if (!CURE_HALVES || last == NULL || last->is_open || segments[i].is_open ||
+		    last->first_index != segments[i].first_index) {
+			segments[kept++] = segments[i];
+			continue;
+		}
+		struct uvSegmentInfo half = segments[i];
+		if (half.end_index > last->end_index) {
+			half = *last;
+			*last = segments[i];
+		}
+		if (UvFsRemoveFile(dir, half.filename, errmsg) != 0) {
+			return RAFT_IOERR;
+		}
+	}
+	*n = kept;
+	return 0;
+}
