@@ -37,6 +37,11 @@ def build_engine():
     shutil.copy2([program for program in programs if program][-1], BUILD / "engine")
 
 
+def stay_on_one_processor():
+    """Where the kernel puts the two ends of a connection decides between 17 and 60 us, for each of the subjects."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 class Place:
     """Where programs run: on this system, or in the peer's chroot, so that both libraries have the same libc."""
 
@@ -84,10 +89,11 @@ class Run:
         for line in text.splitlines():
             words = dict(word.split("=", 1) for word in line.split() if "=" in word)
             self.records.append({**context, "mode": line.split()[0], **words})
-            print(" ".join(f"{key}={value}" for key, value in context.items()), line, file=self.raw, flush=True)
+            context_words = (f"{key}={value}".replace(" ", "_") for key, value in context.items())
+            print(" ".join(context_words), line, file=self.raw, flush=True)
 
-    def measure(self, context, *arguments):
-        process = self.place.start("driver", *arguments, env=self.environment)
+    def measure(self, context, *arguments, **options):
+        process = self.place.start("driver", *arguments, env=self.environment, **options)
         text, _ = process.communicate(timeout=600)
         if process.returncode != 0:
             raise Failed(f"driver {' '.join(map(str, arguments))} ended with {process.returncode}, see above")
@@ -105,20 +111,21 @@ class Run:
                     folder = self.place.fresh(where, f"{subject}-{mode}")
                     self.measure(context, mode, library, folder)
         for subject, library in subjects if self.outside else ():
-            self.remote({"round": number, "where": "tmpfs", "subject": subject}, library)
+            for where, placed in (("one processor", {"preexec_fn": stay_on_one_processor}), ("tmpfs", {})):
+                self.remote({"round": number, "where": where, "subject": subject}, library, placed)
 
-    def remote(self, context, library):
+    def remote(self, context, library, placed):
         """A node in one process, clients in another; beside ours the engine on TCP without a door."""
         ours = context["subject"] == "ours"
-        servers = [self.place.start("driver", "serve", library, self.place.fresh("tmpfs", "serve"))]
+        servers = [self.place.start("driver", "serve", library, self.place.fresh("tmpfs", "serve"), **placed)]
         if ours:
-            servers.append(self.place.start("engine", self.place.fresh("tmpfs", "engine")))
+            servers.append(self.place.start("engine", self.place.fresh("tmpfs", "engine"), **placed))
         try:
             addresses = [server.stdout.readline().strip() for server in servers]
             if ours:
-                self.measure(context, "remote", library, *addresses)
+                self.measure(context, "remote", library, *addresses, **placed)
             else:
-                client = self.place.start("client", addresses[0], self.seconds)
+                client = self.place.start("client", addresses[0], self.seconds, **placed)
                 self.keep(context, client.communicate(timeout=600)[0])
         finally:
             for server in servers:
