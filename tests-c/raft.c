@@ -200,7 +200,7 @@ static void a_truncation_amid_a_snapshot(void)
 
 static jmp_buf lost;
 
-/* What `in_the_way` names is the name that the segment would get. */
+/* A directory has the name that the segment would get. */
 static void a_segment_that_gets_no_name(void)
 {
 	open_storage();
