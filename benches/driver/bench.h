@@ -2,6 +2,8 @@
 #ifndef BENCH_H
 #define BENCH_H
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -56,12 +58,16 @@ struct library {
 	int (*session_close)(handle);
 	int (*node_set_start_timeout)(handle, unsigned);
 	int (*node_set_stop_timeout)(handle, unsigned);
+	int (*node_set_snapshot_params)(handle, unsigned, unsigned, int);
+	int (*node_set_snapshot_compression)(handle, int);
 };
 
 void library_load(struct library *library, const char *path);
 /* Ends the process with the library's message unless rc is 0. */
 void must(const struct library *library, const char *what, int rc);
-/* A running node on 127.0.0.1 with the database bench.db open; its address goes to `address`. */
+/* A node on 127.0.0.1 that is not started; its address goes to `address`. */
+handle node_new(const struct library *library, const char *dir, char address[64]);
+/* The same, running, with the database bench.db open. */
 handle node_up(const struct library *library, const char *dir, char address[64]);
 /* Another one for the cluster of the node at `leader`; not started. */
 handle node_beside(const struct library *library, const char *dir, const char *leader, char address[64]);
@@ -91,11 +97,29 @@ void wire_request(struct request *request, int type, const char *sql);
 void wire_call(struct wire *wire, const struct request *request);
 void wire_close(struct wire *wire);
 
+/* --- snapshots.c: how long the engine takes to write its snapshots --- */
+
+struct snapshots {
+	pthread_t thread;
+	pthread_mutex_t lock;
+	atomic_bool ends;
+	int fd, count;
+	double began, last, longest;
+};
+
+void snapshots_watch(struct snapshots *found, const char *dir);
+/* One line, `extra` in it, on those since the last such line; `last` is that of the last one there ever was. */
+void snapshots_print(struct snapshots *found, const char *extra);
+void snapshots_end(struct snapshots *found);
+
 /* --- growth.c --- */
 
 int mode_growth(const struct library *library, const char *dir, int count, char **megabytes);
 int mode_connections(const struct library *library, const char *dir, int count, char **numbers);
 int mode_cluster(const struct library *library, const char *dir, int count, char **numbers);
 int mode_values(const struct library *library, const char *dir, int count, char **bytes);
+int mode_results(const struct library *library, const char *dir, int count, char **rows);
+/* With one of the settings that bend the curves; see growth.py for what they are called. */
+int mode_setting(const struct library *library, const char *dir, int count, char **setting);
 
 #endif

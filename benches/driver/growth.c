@@ -1,6 +1,4 @@
 /* How costs grow: with the size of the database, of the cluster and of a value, and with the number of connections. */
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +9,9 @@
 #define MEGABYTE                                                                                                       \
 	"INSERT INTO big(b) WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 256) "               \
 	"SELECT randomblob(4000) FROM s"
+
+/* Some 4 KB, half of which repeats itself. */
+#define TEXT "replace(hex(randomblob(1000)), 'A', ' an ordinary word')"
 
 enum { CALLS = 300, ROW = 200, MOST_NODES = 16, LOOK_US = 5000, LONGEST_JOIN_S = 1800 };
 
@@ -100,7 +101,9 @@ static void join(const struct library *library, handle node, const char *address
 int mode_growth(const struct library *library, const char *dir, int count, char **megabytes)
 {
 	char address[64], extra[256];
+	struct snapshots snapshots;
 	handle node = node_up(library, dir, address);
+	snapshots_watch(&snapshots, dir);
 	be_patient(library, node);
 	run(library, node, "CREATE TABLE big (id INTEGER PRIMARY KEY, b BLOB)");
 	run(library, node, "CREATE TABLE small (id INTEGER PRIMARY KEY, n INTEGER)");
@@ -116,6 +119,7 @@ int mode_growth(const struct library *library, const char *dir, int count, char 
 		}
 		timing_print(&fill, "fill_1mb", "library", extra);
 		timing_print(&insert, "insert", "library", extra);
+		snapshots_print(&snapshots, extra);
 		long memory = process_status("VmRSS");
 		double t0 = now();
 		must(library, "stop", library->node_stop(node));
@@ -128,6 +132,7 @@ int mode_growth(const struct library *library, const char *dir, int count, char 
 		join(library, node, address, dir, megabytes[i]);
 		fflush(stdout);
 	}
+	snapshots_end(&snapshots);
 	library->node_stop(node);
 	library->node_destroy(node);
 	return 0;
@@ -189,6 +194,88 @@ int mode_values(const struct library *library, const char *dir, int count, char 
 		timing_print(&select, "select", "library", extra);
 		fflush(stdout);
 	}
+	library->node_stop(node);
+	library->node_destroy(node);
+	return 0;
+}
+
+/* Rows of four columns, some 100 bytes of JSON each. */
+int mode_results(const struct library *library, const char *dir, int count, char **rows)
+{
+	char address[64], sql[320], extra[160], *json;
+	handle node = node_up(library, dir, address);
+	for (int i = 0; i < count; i++) {
+		struct timing select = { 0 };
+		size_t size = 0;
+		snprintf(sql, sizeof sql,
+			 "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < %s) "
+			 "SELECT n AS id, 'a name of some length ' || n AS name, n * 0.37 AS price, 'and a remark that says little' AS remark FROM s",
+			 rows[i]);
+		peak_memory_reset();
+		long before = process_status("VmRSS");
+		double end = now() + 1;
+		for (int k = 0; k < CALLS && (k < 5 || now() < end); k++) {
+			double t = now();
+			must(library, "query", library->node_query(node, sql, &json));
+			timing_add(&select, now() - t);
+			select.wall += now() - t;
+			size = strlen(json);
+			library->free(json);
+		}
+		snprintf(extra, sizeof extra, " rows=%s bytes=%zu peak_kb=%ld", rows[i], size, process_status("VmHWM") - before);
+		timing_print(&select, "select", "library", extra);
+		fflush(stdout);
+	}
+	library->node_stop(node);
+	library->node_destroy(node);
+	return 0;
+}
+
+static void apply_setting(const struct library *library, handle node, int count, char **setting)
+{
+	if (count == 2) {
+		must(library, "snapshot params", library->node_set_snapshot_params(node, atoi(setting[0]), atoi(setting[1]), 0));
+	} else if (count == 1 && strcmp(setting[0], "uncompressed") == 0) {
+		must(library, "compression", library->node_set_snapshot_compression(node, 0));
+	}
+}
+
+/* Text that can be compressed, then writes of 4 KB all over it, then a restart: what a setting gives and what it takes. */
+int mode_setting(const struct library *library, const char *dir, int count, char **given)
+{
+	enum { WRITES = 6000 };
+	char address[64], sql[256];
+	struct timing write = { 0 };
+	struct snapshots snapshots;
+	handle node = node_new(library, dir, address);
+	apply_setting(library, node, count - 1, given + 1);
+	must(library, "start", library->node_start(node));
+	must(library, "open_db", library->node_open_db(node, "bench.db"));
+	snapshots_watch(&snapshots, dir);
+	run(library, node, "CREATE TABLE big (id INTEGER PRIMARY KEY, b TEXT)");
+	for (int i = 0; i < atoi(given[0]); i++) {
+		run(library, node,
+		    "INSERT INTO big(b) WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 256) "
+		    "SELECT " TEXT " FROM s");
+	}
+	snapshots_print(&snapshots, " part=fill");
+	unsigned drawn = 1;
+	for (int i = 0; i < WRITES; i++) {
+		drawn = drawn * 1103515245 + 12345;
+		snprintf(sql, sizeof sql, "UPDATE big SET b = " TEXT " WHERE id = %u",
+			 1 + (drawn >> 8) % (atoi(given[0]) * 256));
+		timed(&write, library, node, sql);
+	}
+	timing_print(&write, "update", "library", "");
+	snapshots_print(&snapshots, " part=update");
+	snapshots_end(&snapshots);
+	long memory = process_status("VmRSS");
+	must(library, "stop", library->node_stop(node));
+	double began = now();
+	must(library, "start", library->node_start(node));
+	must(library, "open_db", library->node_open_db(node, "bench.db"));
+	run(library, node, "UPDATE big SET b = 'x' WHERE id = 1");
+	printf("restart memory_kb=%ld restart_us=%.0f\n", memory, (now() - began) * 1e6);
 	library->node_stop(node);
 	library->node_destroy(node);
 	return 0;

@@ -48,6 +48,8 @@ void library_load(struct library *library, const char *path)
 	FIND(session_close, false);
 	FIND(node_set_start_timeout, false);
 	FIND(node_set_stop_timeout, false);
+	FIND(node_set_snapshot_params, false);
+	FIND(node_set_snapshot_compression, false);
 #undef FIND
 }
 
@@ -74,12 +76,18 @@ static int free_port(void)
 	return ntohs(address.sin_port);
 }
 
-handle node_up(const struct library *library, const char *dir, char address[64])
+handle node_new(const struct library *library, const char *dir, char address[64])
 {
 	handle node;
 	mkdir(dir, 0755);
 	snprintf(address, 64, "127.0.0.1:%d", free_port());
 	must(library, "create", library->node_create(library->generate_node_id(address), address, dir, &node));
+	return node;
+}
+
+handle node_up(const struct library *library, const char *dir, char address[64])
+{
+	handle node = node_new(library, dir, address);
 	must(library, "start", library->node_start(node));
 	must(library, "open_db", library->node_open_db(node, "bench.db"));
 	return node;

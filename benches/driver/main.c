@@ -410,8 +410,15 @@ int main(int argc, char **argv)
 	if (strcmp(mode, "values") == 0) {
 		return mode_values(&library, argv[3], argc - 4, argv + 4);
 	}
+	if (strcmp(mode, "results") == 0) {
+		return mode_results(&library, argv[3], argc - 4, argv + 4);
+	}
+	if (strcmp(mode, "setting") == 0) {
+		return mode_setting(&library, argv[3], argc - 4, argv + 4);
+	}
 	fprintf(stderr, "usage: driver start|calls|memory|serve LIBRARY DIRECTORY, or driver remote LIBRARY ADDRESS...,\n"
-			"driver count LIBRARY DIRECTORY KIND CALLS, or driver growth|connections|cluster|values LIBRARY DIRECTORY NUMBER...\n"
+			"driver count LIBRARY DIRECTORY KIND CALLS, or driver growth|connections|cluster|values|results LIBRARY DIRECTORY NUMBER...,\n"
+			"or driver setting LIBRARY DIRECTORY MEGABYTES [THRESHOLD TRAILING|uncompressed]\n"
 			"BENCH_SECONDS: how long each kind of call is measured (0.5)\n");
 	return 2;
 }
