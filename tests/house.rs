@@ -139,3 +139,30 @@ fn every_export_stands_behind_the_guard() {
     }
     assert!(exports >= 25);
 }
+
+/// Cargo builds the fuzz targets by a lock of their own, and refuses to if it names other packages than Cargo.toml.
+#[test]
+fn the_fuzz_targets_lock_is_that_of_the_library() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(top.join("Cargo.toml")).unwrap();
+    let lock = fs::read_to_string(top.join("fuzz/Cargo.lock")).unwrap();
+    let section = |head: &str| {
+        let (_, rest) = manifest.split_once(&format!("\n[{head}]\n")).unwrap();
+        let lines = rest.split("\n[").next().unwrap().lines();
+        lines
+            .filter_map(|line| Some(line.split_once('=')?.0.trim().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let mut wanted = [section("dependencies"), section("build-dependencies")].concat();
+    wanted.sort();
+    let (_, block) = lock.split_once("name = \"dqlitepy\"\n").unwrap();
+    let block = block.split("\n]").next().unwrap();
+    let named: Vec<&str> = block
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","))
+        .collect();
+    assert_eq!(
+        named, wanted,
+        "make it anew: cargo metadata --manifest-path fuzz/Cargo.toml"
+    );
+}
