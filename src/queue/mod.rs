@@ -64,7 +64,6 @@ struct State {
 /// What a queue knows of a request that has not ended.
 struct Pending {
     token: u64,
-    lane: u64,
     reins: Arc<Reins>,
     closes: bool,
 }
@@ -158,16 +157,9 @@ impl Queue {
 
     /// Ends the requests with this token: one that waits never runs, one that runs is interrupted. False if there is none.
     pub(crate) fn cancel(&self, token: u64) -> bool {
-        let mut removed = Vec::new();
         let mut state = self.0.state.lock();
-        let mut found = false;
-        for (id, pending) in state.pending.iter().filter(|(_, it)| it.token == token && !it.closes) {
-            found = true;
-            match POOL.remove(pending.lane, *id) {
-                Some(request) => removed.push(request),
-                None => pending.reins.pull(),
-            }
-        }
+        let found = state.pending.values().any(|it| it.token == token && !it.closes);
+        let removed = state.end(|it| it.token == token);
         for request in &removed {
             self.0.complete(&mut state, request.id, Err(crate::client::cancelled()));
         }
@@ -178,15 +170,9 @@ impl Queue {
 
     /// Ends all requests, whose results nobody will fetch, and waits for those that run.
     pub(crate) fn close(&self) {
-        let mut removed = Vec::new();
         let mut state = self.0.state.lock();
         state.closed = true;
-        for (id, pending) in state.pending.iter().filter(|(_, it)| !it.closes) {
-            match POOL.remove(pending.lane, *id) {
-                Some(request) => removed.push(request),
-                None => pending.reins.pull(),
-            }
-        }
+        let removed = state.end(|_| true);
         for request in &removed {
             state.pending.remove(&request.id);
         }
@@ -197,6 +183,16 @@ impl Queue {
         drop((removed, done));
         // Whoever watches the descriptor in another thread is woken before it goes.
         self.0.ready.signal();
+    }
+}
+
+impl State {
+    /// Ends what is meant: what runs is interrupted, and what waits is given to the caller.
+    fn end(&self, meant: impl Fn(&Pending) -> bool) -> Vec<Request> {
+        let meant = |pending: &&Pending| meant(pending) && !pending.closes;
+        // All of them before the first is taken out: its place would be free, and what stood behind it would run without it.
+        self.pending.values().filter(meant).for_each(|it| it.reins.pull());
+        POOL.remove(|request| self.pending.get(&request.id).is_some_and(|it| meant(&it)))
     }
 }
 
@@ -257,7 +253,6 @@ impl Request {
     fn pending(&self, token: u64) -> Pending {
         Pending {
             token,
-            lane: self.lane,
             reins: Arc::clone(&self.reins),
             closes: self.work.closes(),
         }

@@ -99,9 +99,15 @@ impl<T: Task> Pool<T> {
         }
     }
 
-    /// Takes a task out that has not begun.
-    pub(super) fn remove(&self, lane: u64, id: u64) -> Option<T> {
-        self.inner.lock().take_out(lane, id)
+    /// Takes out the tasks that are meant and have not begun, in their lanes' order. Without memory for more the rest of
+    /// them stay.
+    pub(super) fn remove(&self, meant: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        self.inner.lock().lanes.retain(|_, lane| {
+            lane.sift(&meant, &mut taken);
+            lane.running || !lane.tasks.is_empty()
+        });
+        taken
     }
 
     #[cfg(test)]
@@ -127,6 +133,20 @@ impl<T: Task> Pool<T> {
             if waited.timed_out() && !inner.has_work() {
                 inner.threads -= 1;
                 return;
+            }
+        }
+    }
+}
+
+impl<T> Lane<T> {
+    /// Moves what is meant to `taken`; nothing else changes its place.
+    fn sift(&mut self, meant: impl Fn(&T) -> bool, taken: &mut Vec<T>) {
+        for _ in 0..self.tasks.len() {
+            let Some(task) = self.tasks.pop_front() else { return };
+            if meant(&task) && taken.try_reserve(1).is_ok() {
+                taken.push(task);
+            } else {
+                self.tasks.push_back(task);
             }
         }
     }

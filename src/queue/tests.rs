@@ -259,9 +259,7 @@ fn the_end_of_a_queue_ends_its_requests_and_leaves_the_sessions() {
     );
     assert_eq!(queue.reserve().err().unwrap().kind(), Kind::Shutdown);
     assert!(other.is_closed() && !session.is_closed());
-    let rows = session.query("SELECT count(*) FROM t").unwrap();
-    rows.step().unwrap();
-    assert_eq!(integer(&rows), 0);
+    assert_eq!(number(&session, "SELECT count(*) FROM t"), 0);
     // Its threads let go of it as they end, which nobody waits for.
     while Arc::strong_count(&queue.0) > 1 {
         assert!(
@@ -270,6 +268,58 @@ fn the_end_of_a_queue_ends_its_requests_and_leaves_the_sessions() {
         );
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+fn number(session: &Arc<SharedSession>, sql: &str) -> i64 {
+    let rows = session.query(sql).unwrap();
+    rows.step().unwrap();
+    integer(&rows)
+}
+
+#[test]
+fn nothing_runs_without_what_stood_before_it() {
+    const SESSIONS: usize = 8;
+    const ORPHANS: &str = "SELECT count(*) FROM t WHERE n > 1 AND (session, round, n - 1) NOT IN (SELECT * FROM t)";
+    let fixture = Fixture::new("orphans");
+    let first = Queue::new(0).unwrap();
+    let sessions: Vec<_> = (0..SESSIONS).map(|_| fixture.session(&first)).collect();
+    sessions[0].exec("CREATE TABLE t(session, round, n)").unwrap();
+    for round in 0..40 {
+        let queue = Queue::new(0).unwrap();
+        for (at, session) in sessions.iter().enumerate() {
+            for n in 1..=8 {
+                let insert = format!("INSERT INTO t VALUES ({at}, {round}, {n})");
+                submit(&queue, 1, script(session, &insert));
+            }
+        }
+        // At any time: threads come for the first of them meanwhile.
+        if round % 2 == 0 {
+            queue.cancel(1);
+        }
+        queue.close();
+        assert_eq!(number(&sessions[0], ORPHANS), 0, "round {round}");
+    }
+}
+
+#[test]
+fn many_that_wait_for_one_session_end_at_once() {
+    let fixture = Fixture::new("many");
+    let queue = Queue::new(limits::QUEUE_MOST as u64).unwrap();
+    let session = fixture.session(&queue);
+    running(
+        &queue,
+        &session,
+        1,
+        Work::Select(Arc::clone(&session), ENDLESS.to_owned()),
+    );
+    for _ in 0..1 << 17 {
+        submit(&queue, 2, script(&session, ""));
+    }
+    let began = Instant::now();
+    assert!(queue.cancel(2));
+    assert_eq!(queue.poll(usize::MAX).len(), 1 << 17);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    queue.close();
 }
 
 #[test]
@@ -347,7 +397,8 @@ fn threads_come_up_to_a_cap_beyond_it_for_the_urgent_and_leave() {
     // Nothing else had begun, so this is the next that does.
     assert_eq!(begun.recv_timeout(PATIENCE), Ok(5000));
     assert_eq!(pool.threads(), limits::QUEUE_THREADS + 1);
-    assert!(pool.remove(3, lanes + 3).is_some() && pool.remove(3, lanes + 3).is_none() && pool.remove(3, 3).is_none());
+    let remove = |id| pool.remove(|step| step.id == id).len();
+    assert_eq!((remove(lanes + 3), remove(lanes + 3), remove(3)), (1, 0, 0));
     drop(shut);
     let rest = begun.iter().take(lanes as usize * 2 - limits::QUEUE_THREADS - 1);
     let order: Vec<u64> = first.into_iter().chain(rest).collect();
