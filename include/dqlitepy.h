@@ -79,6 +79,21 @@ extern "C" {
 #define DQLITEPY_TRAILING_DYNAMIC 1
 
 /**
+ * A node without a list, and the first of a list, found a cluster. Since 0.2.0.
+ */
+#define DQLITEPY_BOOTSTRAP_AUTO 0
+
+/**
+ * The node waits until it is a member of the cluster of others. Since 0.2.0.
+ */
+#define DQLITEPY_BOOTSTRAP_NEVER 1
+
+/**
+ * The node founds a cluster wherever it stands in its list. Since 0.2.0.
+ */
+#define DQLITEPY_BOOTSTRAP_FORCE 2
+
+/**
  * The call succeeded.
  */
 #define DQLITEPY_OK 0
@@ -875,6 +890,20 @@ int dqlitepy_node_set_failure_domain(dqlitepy_handle handle,
  * Does not block. Since 0.2.0.
  */
 int dqlitepy_node_set_weight(dqlitepy_handle handle, unsigned long long weight);
+
+/**
+ * Sets whether the node may found a cluster if its data directory is empty. A node that has data goes on with it in any
+ * case, and where a listed node belongs to a cluster already, this one joins that.
+ *
+ * `mode` is DQLITEPY_BOOTSTRAP_AUTO, as without this call; DQLITEPY_BOOTSTRAP_NEVER, which is best from the second start on:
+ * the first of a list that has lost its data then waits for the others, where it would found a second cluster if they are
+ * all down; or DQLITEPY_BOOTSTRAP_FORCE, on one node only, where the first of the list is not to be had.
+ * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running). A node that
+ * never founds a cluster and has neither data nor a list of others fails at start with DQLITEPY_INVALID.
+ * Does not block. Since 0.2.0.
+ */
+int dqlitepy_node_set_bootstrap(dqlitepy_handle handle,
+                                int mode);
 
 /**
  * Sets when a snapshot of the data is written, and what of the log is kept behind it.

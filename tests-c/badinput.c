@@ -116,6 +116,7 @@ static void check_handle(dqlitepy_handle h, int as_node, int as_client)
 		handle_refused(dqlitepy_node_set_weight(h, 1), as_node, h);
 		handle_refused(dqlitepy_node_set_snapshot_params(h, 10, 10, 0), as_node, h);
 		handle_refused(dqlitepy_node_set_block_size(h, 4096), as_node, h);
+		handle_refused(dqlitepy_node_set_bootstrap(h, DQLITEPY_BOOTSTRAP_NEVER), as_node, h);
 		handle_refused(dqlitepy_node_start(h), as_node, h);
 		handle_refused(dqlitepy_node_handover(h), as_node, h);
 		handle_refused(dqlitepy_node_stop(h), as_node, h);

@@ -162,7 +162,15 @@ static void options_are_checked(void)
 		snprintf(text, sizeof text, "block size %u ", sizes[i]);
 		CHECK_ERROR_HAS(text);
 	}
+	CHECK_RC(dqlitepy_node_set_bootstrap(node, -1), DQLITEPY_INVALID);
+	CHECK_RC(dqlitepy_node_set_bootstrap(node, 3), DQLITEPY_INVALID);
+	CHECK_ERROR_HAS("bootstrap mode 3");
+	CHECK_OK(dqlitepy_node_set_bootstrap(node, DQLITEPY_BOOTSTRAP_NEVER));
+	CHECK_RC(dqlitepy_node_start(node), DQLITEPY_INVALID);
+	CHECK_ERROR_HAS("never founds a cluster");
+	CHECK_OK(dqlitepy_node_set_bootstrap(node, DQLITEPY_BOOTSTRAP_FORCE));
 	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_RC(dqlitepy_node_set_bootstrap(node, DQLITEPY_BOOTSTRAP_AUTO), DQLITEPY_MISUSE);
 	CHECK_RC(dqlitepy_node_set_voters(node, 3), DQLITEPY_MISUSE);
 	CHECK_RC(dqlitepy_node_set_standbys(node, 3), DQLITEPY_MISUSE);
 	CHECK_RC(dqlitepy_node_set_failure_domain(node, 3), DQLITEPY_MISUSE);
@@ -418,6 +426,12 @@ static void snapshot_for_a_member(void)
 	CHECK_OK(dqlitepy_set_log_callback(NULL, NULL));
 }
 
+static int starts(void *node)
+{
+	int rc = dqlitepy_node_start(*(dqlitepy_handle *)node);
+	return rc == DQLITEPY_OK || rc == DQLITEPY_MISUSE; /* it runs already */
+}
+
 /* A cluster of three works: the third has what the first wrote, which shows when it leads. */
 static void check_cluster(void)
 {
@@ -558,6 +572,89 @@ static void port_zero_joins(void)
 	end_all();
 }
 
+static void found_last(dqlitepy_handle node, int i)
+{
+	CHECK_OK(dqlitepy_node_set_bootstrap(node, i == 2 ? DQLITEPY_BOOTSTRAP_FORCE : DQLITEPY_BOOTSTRAP_NEVER));
+	CHECK_OK(dqlitepy_node_set_network_latency_ms(node, 20));
+	CHECK_OK(dqlitepy_node_set_start_timeout(node, 500));
+}
+
+/* The first of the list waits for the last, which founds the cluster; and when it has lost its data, and nobody is there. */
+static void bootstrap_modes(void)
+{
+	char command[600];
+	list_all(3);
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i < 3; i++) {
+			cluster.nodes[i] = made(i);
+			found_last(cluster.nodes[i], i);
+		}
+		CHECK_RC(dqlitepy_node_start(cluster.nodes[0]), DQLITEPY_NOLEADER);
+		CHECK_ERROR_HAS("not joined yet");
+		CHECK_RC(dqlitepy_node_start(cluster.nodes[1]), round == 0 ? DQLITEPY_NOLEADER : DQLITEPY_OK);
+		for (int i = 2; i >= 0; i--)
+			WAIT_UNTIL(10, starts, &cluster.nodes[i]);
+		check_cluster();
+		CHECK_JSON(cluster.nodes[2], "SELECT count(*) AS n FROM t", round == 0 ? "[{\"n\":2}]" : "[{\"n\":4}]");
+		for (int i = 0; i < 3; i++)
+			dqlitepy_node_destroy(cluster.nodes[i]);
+		snprintf(command, sizeof command, "rm -rf '%s'", path_in_test_dir("node1"));
+		CHECK(system(command) == 0);
+	}
+	CHECK_OK(dqlitepy_client_close(cluster.client));
+}
+
+static void quickly(dqlitepy_handle node, int i)
+{
+	(void)i;
+	CHECK_OK(dqlitepy_node_set_network_latency_ms(node, 20));
+	CHECK_OK(dqlitepy_node_set_timeout(node, 2000));
+}
+
+/* The wiped first says so; the one that joined it, which lacks a majority without it, at least does not write. */
+static int newer_has_stopped(void *data)
+{
+	int first = dqlitepy_node_exec(cluster.nodes[0], "INSERT INTO t VALUES('newer')", NULL, NULL);
+	(void)data;
+	if (first != DQLITEPY_MISUSE)
+		return 0;
+	CHECK_ERROR_HAS("there are two clusters of the listed nodes");
+	for (int i = 0; i < 4; i++)
+		CHECK_ERROR_HAS(cluster.addresses[i]);
+	int fourth = dqlitepy_node_exec(cluster.nodes[3], "INSERT INTO t VALUES('newer')", NULL, NULL);
+	return fourth == DQLITEPY_MISUSE || fourth == DQLITEPY_NOLEADER;
+}
+
+/* The first founds another cluster while the others are down, as it has lost its data, and a fourth joins it before they return. */
+static void two_clusters(void)
+{
+	char command[600];
+	struct mix three = { 3, 0, 0 }, two = { 2, 0, 0 };
+	start_all(3, quickly);
+	WAIT_UNTIL(20, is_mixed, &three);
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[0], "test.db"));
+	CHECK_EXEC(cluster.nodes[0], "CREATE TABLE t(a); INSERT INTO t VALUES('older')");
+	for (int i = 0; i < 3; i++)
+		dqlitepy_node_destroy(cluster.nodes[i]);
+	snprintf(command, sizeof command, "rm -rf '%s'", path_in_test_dir("node1"));
+	CHECK(system(command) == 0);
+	start(0, quickly);
+	cluster.addresses[3] = free_address();
+	cluster.size = 4;
+	start(3, quickly);
+	WAIT_UNTIL(10, is_mixed, &two);
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[0], "test.db"));
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[3], "test.db"));
+	CHECK_EXEC(cluster.nodes[3], "CREATE TABLE t(a); INSERT INTO t VALUES('newer')");
+	start(1, quickly);
+	start(2, quickly);
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[1], "test.db"));
+	WAIT_UNTIL(20, newer_has_stopped, NULL);
+	CHECK_EXEC(cluster.nodes[1], "INSERT INTO t VALUES('older')");
+	CHECK_JSON(cluster.nodes[1], "SELECT DISTINCT a FROM t", "[{\"a\":\"older\"}]");
+	end_all();
+}
+
 /* How many rows there are, as that member says; -1 = it cannot say now. */
 static int rows_of(dqlitepy_handle node)
 {
@@ -614,6 +711,8 @@ int main(int argc, char **argv)
 	static const struct test tests[] = {
 		{ "options_are_checked", options_are_checked, 0 },
 		{ "client_timeout", client_timeout, 0 },
+		{ "bootstrap_modes", bootstrap_modes, 60 },
+		{ "two_clusters", two_clusters, 60 },
 		{ "snapshot_threshold", snapshot_threshold, 0 },
 		{ "block_size", block_size, 0 },
 		{ "voters_and_standbys", voters_and_standbys, 60 },

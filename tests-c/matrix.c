@@ -93,6 +93,7 @@ static const struct callee {
 	CALLEE(node_set_weight, "inU"),
 	CALLEE(node_set_snapshot_params, "inuui"),
 	CALLEE(node_set_block_size, "inu"),
+	CALLEE(node_set_bootstrap, "ini"),
 	CALLEE(queue_open, "iUH"),
 	CALLEE(queue_fd, "iqo"),
 	CALLEE(queue_poll, "iqKCo"),

@@ -23,8 +23,10 @@ pub(crate) trait Local: Send + Sync {
     /// Its address in the cluster.
     fn address(&self) -> &str;
     fn dial(&self) -> Result<Stream>;
-    /// The other members, as it knows them now.
+    /// Whom to ask for the leader: the other members, as it knows them now, and whom it was told of.
     fn peers(&self) -> Vec<Address>;
+    /// The other members alone.
+    fn members(&self) -> Vec<Address>;
 }
 
 /// Where to look for a leader.
@@ -251,11 +253,14 @@ impl Ways {
     }
 
     /// A node of this process has data in one cluster only. At the address of a member that lost everything another one
-    /// may have been founded, and what is written there would be written to the wrong place.
+    /// may have been founded, and what is written there would be written to the wrong place. If it is this node that lost
+    /// everything, the cluster that it was in before lists it too, so one of its other members has to be known here.
     fn check_ours(&self, mut leader: Conn, address: &str, deadline: Instant) -> Result<Conn> {
         if let Some(local) = self.local.as_ref().filter(|local| local.address() != address) {
             let its_members = members(&mut leader, deadline)?;
-            if its_members.iter().all(|member| member.address != local.address()) {
+            let lists = |address: &str| its_members.iter().any(|member| member.address == address);
+            let known = local.members();
+            if !lists(local.address()) || !known.iter().any(|member| lists(&member.to_string())) {
                 return Err(Error::internal(format!(
                     "leads a cluster to which {} does not belong",
                     local.address()
@@ -267,7 +272,7 @@ impl Ways {
 }
 
 /// Id and address of the leader, as the node at the other end sees it; 0 and nothing if it sees none.
-pub(super) fn who_leads(conn: &mut Conn, deadline: Instant) -> Result<(u64, String)> {
+pub(crate) fn who_leads(conn: &mut Conn, deadline: Instant) -> Result<(u64, String)> {
     match conn.call(&Request::Leader, deadline).map_err(Broken::into_error)? {
         Response::Node { id, address } => Ok((id, text(address)?)),
         other => Err(unexpected("LEADER", &other)),

@@ -272,6 +272,7 @@ fn more_addresses_than_are_asked_at_a_time() {
 struct Here {
     address: String,
     peers: Vec<Address>,
+    members: Vec<Address>,
     closed: bool,
 }
 
@@ -290,13 +291,26 @@ impl Local for Here {
     fn peers(&self) -> Vec<Address> {
         self.peers.clone()
     }
+
+    fn members(&self) -> Vec<Address> {
+        self.members.clone()
+    }
 }
 
 /// A connector that knows no other address than that of node `id`, which knows the others.
 fn at(fake: &Fake, id: u64, closed: bool) -> Connector {
+    knowing(fake, id, &fake.addresses, closed)
+}
+
+/// The same, but members are those only; of the others it was told.
+fn knowing(fake: &Fake, id: u64, members: &[String], closed: bool) -> Connector {
     let here = Here {
         address: fake.address(id).to_owned(),
         peers: parsed(&fake.addresses),
+        members: parsed(members)
+            .into_iter()
+            .filter(|member| member.to_string() != fake.address(id))
+            .collect(),
         closed,
     };
     Connector::new(Some(Arc::new(here)), Vec::new())
@@ -329,6 +343,20 @@ fn a_leader_of_another_cluster_is_none() {
         fake.world().leader = 3;
         assert_eq!(search.join().unwrap(), fake.address(3));
     });
+}
+
+/// This node lost everything and founded a cluster anew; the one before it lists it still.
+#[test]
+fn a_leader_of_the_cluster_before_is_none() {
+    let fake = Fake::new("VVV");
+    let newer = [fake.address(2).to_owned(), nobody()];
+    let error = knowing(&fake, 2, &newer, false)
+        .leader(Instant::now() + SLACK)
+        .err()
+        .unwrap();
+    assert!(error.message().contains("does not belong"), "{error}");
+    let shares_one = [fake.address(2).to_owned(), fake.address(3).to_owned(), nobody()];
+    assert_eq!(found(&knowing(&fake, 2, &shares_one, false), soon()), fake.address(1));
 }
 
 #[test]

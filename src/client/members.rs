@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::client::change;
 use crate::client::conn::{Broken, Conn};
-use crate::client::connector::{Connector, text, unexpected};
+use crate::client::connector::{Connector, text, unexpected, who_leads};
 use crate::client::manage;
 use crate::client::manage::take_role;
 use crate::client::probe::{Metadata, describe, probe};
@@ -157,21 +157,23 @@ impl Client {
         let asked = self
             .connector
             .dial(address, limit)
-            .and_then(|mut conn| members(&mut conn, limit));
-        let its_members = match asked {
-            Ok(list) => list,
+            .and_then(|mut conn| Ok((members(&mut conn, limit)?, who_leads(&mut conn, limit)?.1)));
+        let (its_members, its_leader) = match asked {
+            Ok(said) => said,
             Err(error) if matches!(error.kind(), Kind::Timeout | Kind::Retry) => return Ok(false),
             Err(error) => {
                 return Err(error.at(format!("cannot add node {id} at {address}; nothing was changed")));
             }
         };
-        // A node that was a member, or whose joining was interrupted, may know this cluster already.
+        // A node that was a member, or whose joining was interrupted, may know this cluster already. But if it has another
+        // leader, one of ours has lost its data, and was in a cluster with it before.
+        let led_by_us = its_leader.is_empty() || present.iter().any(|member| member.address == its_leader);
         let is_ours = |member: &Member| {
             present
                 .iter()
                 .any(|it| it.id == member.id && it.address == member.address)
         };
-        if its_members.is_empty() || its_members.iter().any(is_ours) {
+        if its_members.is_empty() || (led_by_us && its_members.iter().any(is_ours)) {
             return Ok(true);
         }
         Err(Error::misuse(format!(

@@ -73,11 +73,18 @@ fn what_cannot_be_added() {
     let (other, babbling) = (Fake::new("V"), Fake::new("V"));
     other.fault(1, Fault::Elsewhere);
     babbling.fault(1, Fault::Babbles);
+    // The cluster that our first member was in before it lost its data.
+    let before = Fake::new("V");
+    let first = fake.world().members[0].clone();
+    before.world().members.push(first.clone());
+    before.world().members[0].id = 5;
+    before.world().leader = 5;
     for (id, at, kind, why) in [
         (0, nobody(), Kind::Invalid, "id 0"),
         (3, fake.address(2).to_owned(), Kind::Invalid, "node 2 at"),
         (2, nobody(), Kind::Invalid, "node 2 at"),
         (3, other.address(1).to_owned(), Kind::Misuse, "77 at 10.9.9.9:9001"),
+        (5, before.address(1).to_owned(), Kind::Misuse, first.address.as_str()),
         (3, babbling.address(1).to_owned(), Kind::Internal, "nothing was changed"),
     ] {
         let error = client(&fake).add(id, &address(&at)).unwrap_err();

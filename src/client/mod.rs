@@ -24,7 +24,7 @@ mod search;
 mod wake;
 
 pub(crate) use conn::{Body, Broken, Conn, Incoming};
-pub(crate) use connector::{Connector, Local};
+pub(crate) use connector::{Connector, Local, who_leads};
 pub(crate) use manage::{adjust_once, give_lead_away, handover};
 pub(crate) use members::{Client, Member, members};
 pub(crate) use roles::Targets;

@@ -8,12 +8,19 @@ use crate::ffi::guard::guard;
 use crate::ffi::{args, dqlitepy_handle, object};
 use crate::limits;
 use crate::net::Address;
-use crate::node::{Config, Node};
+use crate::node::{Bootstrap, Config, Node};
 
 /// Behind a snapshot the same number of entries is always kept. Since 0.2.0.
 pub const DQLITEPY_TRAILING_STATIC: c_int = 0;
 /// Fewer are kept where they outweigh the snapshot. Since 0.2.0.
 pub const DQLITEPY_TRAILING_DYNAMIC: c_int = 1;
+
+/// A node without a list, and the first of a list, found a cluster. Since 0.2.0.
+pub const DQLITEPY_BOOTSTRAP_AUTO: c_int = 0;
+/// The node waits until it is a member of the cluster of others. Since 0.2.0.
+pub const DQLITEPY_BOOTSTRAP_NEVER: c_int = 1;
+/// The node founds a cluster wherever it stands in its list. Since 0.2.0.
+pub const DQLITEPY_BOOTSTRAP_FORCE: c_int = 2;
 
 /// Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
 ///
@@ -182,6 +189,32 @@ pub extern "C" fn dqlitepy_node_set_failure_domain(handle: dqlitepy_handle, doma
 pub extern "C" fn dqlitepy_node_set_weight(handle: dqlitepy_handle, weight: c_ulonglong) -> c_int {
     configure(handle, |config| {
         config.options.weight = weight;
+        Ok(())
+    })
+}
+
+/// Sets whether the node may found a cluster if its data directory is empty. A node that has data goes on with it in any
+/// case, and where a listed node belongs to a cluster already, this one joins that.
+///
+/// `mode` is DQLITEPY_BOOTSTRAP_AUTO, as without this call; DQLITEPY_BOOTSTRAP_NEVER, which is best from the second start on:
+/// the first of a list that has lost its data then waits for the others, where it would found a second cluster if they are
+/// all down; or DQLITEPY_BOOTSTRAP_FORCE, on one node only, where the first of the list is not to be had.
+/// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running). A node that
+/// never founds a cluster and has neither data nor a list of others fails at start with DQLITEPY_INVALID.
+/// Does not block. Since 0.2.0.
+#[unsafe(no_mangle)]
+pub extern "C" fn dqlitepy_node_set_bootstrap(handle: dqlitepy_handle, mode: c_int) -> c_int {
+    configure(handle, |config| {
+        config.options.bootstrap = match mode {
+            DQLITEPY_BOOTSTRAP_AUTO => Bootstrap::Auto,
+            DQLITEPY_BOOTSTRAP_NEVER => Bootstrap::Never,
+            DQLITEPY_BOOTSTRAP_FORCE => Bootstrap::Force,
+            other => {
+                return Err(Error::invalid(format!(
+                    "bootstrap mode {other} is none: 0 is auto, 1 never, 2 force"
+                )));
+            }
+        };
         Ok(())
     })
 }

@@ -16,7 +16,7 @@ use crate::net;
 use crate::node::files::{self, Entry};
 use crate::node::instance::Instance;
 use crate::node::join;
-use crate::node::rival;
+use crate::node::rival::{self, Lookout};
 
 /// Between two looks at the members; a node that waits to join tries more often.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -177,9 +177,11 @@ fn run(duties: &Duties, instance: &Weak<Instance>) {
             // Once a second for all of it: each time the engine is asked wakes two threads.
             known.moves = node.watch().moves();
             if let Ok(status) = node.status() {
-                match rival::find(&node, &status) {
-                    Some(rival) => node.watch().lose(rival),
-                    None => drop(duties.calls.call(|slot| look_after(&node, &status, &mut known, slot))),
+                match duties.calls.call(|slot| Ok(known.find_rival(&node, &status, slot))) {
+                    Ok(Some(rival)) => node.watch().lose(rival),
+                    Ok(None) => drop(duties.calls.call(|slot| look_after(&node, &status, &mut known, slot))),
+                    // It stops.
+                    Err(_) => {}
                 }
             }
         } else {
@@ -208,9 +210,14 @@ struct Known {
     /// On a member that is sent no log: the way to the leader, and when it was asked last.
     leader: Option<Connector>,
     asked: Option<Instant>,
+    lookout: Lookout,
 }
 
 impl Known {
+    fn find_rival(&mut self, node: &Arc<Instance>, status: &Status, slot: &Arc<WakeSlot>) -> Option<Error> {
+        rival::find(node, status).or_else(|| self.lookout.look(node, status, &self.members, slot))
+    }
+
     /// The members now. A spare is sent no log, and what it knows of the cluster would be of the day when it joined; so it
     /// asks the leader, and tells others who ask it.
     fn look(&mut self, node: &Arc<Instance>, status: &Status, slot: &Arc<WakeSlot>) -> Result<Vec<Member>> {

@@ -453,6 +453,13 @@ impl Local for Inside {
             .map(|instance| instance.watch.peers(&instance.config))
             .unwrap_or_default()
     }
+
+    fn members(&self) -> Vec<Address> {
+        self.0
+            .upgrade()
+            .map(|instance| instance.watch.others())
+            .unwrap_or_default()
+    }
 }
 
 fn upgrade(engine: &Weak<Engine>) -> Result<Arc<Engine>> {

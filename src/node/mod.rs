@@ -59,6 +59,7 @@ pub(crate) struct Options {
     pub(crate) weight: u64,
     pub(crate) snapshots: Option<Snapshots>,
     pub(crate) block_size: Option<u32>,
+    pub(crate) bootstrap: Bootstrap,
 }
 
 impl Default for Options {
@@ -74,12 +75,14 @@ impl Default for Options {
             weight: 0,
             snapshots: None,
             block_size: None,
+            bootstrap: Bootstrap::default(),
         }
     }
 }
 
 pub(crate) use figures::figures;
 pub(crate) use join::add;
+pub(crate) use plan::Bootstrap;
 
 pub(crate) struct Node {
     config: Mutex<Config>,

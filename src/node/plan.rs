@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::Role;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::net::Address;
 use crate::node::Config;
 use crate::node::files::{self, Entry, Join};
@@ -11,6 +11,17 @@ use crate::node::rival;
 
 /// How long another member may take to say whether it belongs to a cluster, before the first of the list founds one.
 const SURVEY: Duration = Duration::from_secs(2);
+
+/// Whether a node whose directory is empty may found a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Bootstrap {
+    /// If it is alone or the first of its list.
+    #[default]
+    Auto,
+    Never,
+    /// Wherever it stands in its list.
+    Force,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
@@ -32,7 +43,7 @@ impl Plan {
     /// Looks at the directory, and, if it is new, at the other members. Touches nothing.
     pub(crate) fn make(config: &Config, address: &str) -> Result<Self> {
         if !config.dir.exists() {
-            return Ok(Self::for_new(config, address));
+            return Self::for_new(config, address);
         }
         match files::load_join(&config.dir)? {
             Some(Join::Reset) => return Ok(Self::Reset),
@@ -47,23 +58,34 @@ impl Plan {
         if (members.len() > 1 && heard) || files::has_raft_log(&config.dir)? {
             return Ok(Self::Restart);
         }
-        Ok(Self::for_new(config, address))
+        Self::for_new(config, address)
     }
 
     /// Alone, or first in the list while nobody else belongs to a cluster: found one. Otherwise the others decide.
-    fn for_new(config: &Config, address: &str) -> Self {
+    fn for_new(config: &Config, address: &str) -> Result<Self> {
         let others: Vec<&Address> = config
             .cluster
             .iter()
             .filter(|member| member.to_string() != address)
             .collect();
+        let bootstrap = config.options.bootstrap;
         if others.is_empty() {
-            return Self::Bootstrap;
+            return match bootstrap {
+                Bootstrap::Auto | Bootstrap::Force => Ok(Self::Bootstrap),
+                Bootstrap::Never => Err(Error::invalid(format!(
+                    "the node at {address} never founds a cluster (dqlitepy_node_set_bootstrap) and knows no member of one; \
+                     start it with a cluster list, or let it found one"
+                ))),
+            };
         }
-        let first = config.cluster.first().is_some_and(|first| first.to_string() == address);
-        if first && others.iter().all(|member| rival::members_of(member, SURVEY).is_empty()) {
-            return Self::Bootstrap;
+        let may = match bootstrap {
+            Bootstrap::Auto => config.cluster.first().is_some_and(|first| first.to_string() == address),
+            Bootstrap::Never => false,
+            Bootstrap::Force => true,
+        };
+        if may && others.iter().all(|member| rival::members_of(member, SURVEY).is_empty()) {
+            return Ok(Self::Bootstrap);
         }
-        Self::Join
+        Ok(Self::Join)
     }
 }

@@ -82,6 +82,11 @@ impl Watch {
             .collect();
     }
 
+    /// They.
+    pub(crate) fn others(&self) -> Vec<Address> {
+        self.others.lock().clone()
+    }
+
     pub(crate) fn moves(&self) -> u64 {
         *self.moves.lock()
     }
@@ -107,7 +112,7 @@ impl Watch {
 
     /// Whom to ask for the leader: the members as last heard, then the list that the caller gave.
     pub(crate) fn peers(&self, config: &Config) -> Vec<Address> {
-        let mut peers = self.others.lock().clone();
+        let mut peers = self.others();
         let listed = config
             .cluster
             .iter()

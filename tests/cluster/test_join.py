@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from harness import INVALID, MISUSE, NOLEADER, NOTFOUND, OK, PORT, RETRY, SHUTDOWN, SLACK, STOPPED, TIMEOUT, UNKNOWN, wait_until
+from harness import INVALID, MISUSE, NOLEADER, NOTFOUND, OK, PORT, RETRY, SHUTDOWN, SLACK, SQL, STOPPED, TIMEOUT, UNKNOWN, wait_until
 
 VOTER, SPARE = 0, 2
 BOOTSTRAP_ID = 0x2DC171858C3155BE
@@ -420,6 +420,57 @@ def test_the_first_of_the_list_wiped_while_the_others_are_down(cluster):
     else:
         assert reply.code == NOLEADER, str(reply)
     assert {id for id in three.members(others)} >= {2, 3}
+
+
+@pytest.mark.parametrize("company", ["one", "two", "old"])
+def test_the_wiped_first_has_got_company_when_the_others_return(cluster, company):
+    """Its new cluster has more members than itself by then: a new one, two, which are a majority without it, or one that was
+    wiped as well. All of them stop."""
+    made = cluster(5, options={"network_latency_ms": 20, "timeout": 4000, "voters": 5 if company == "old" else 3})
+    made.start()
+    expect_voters(made, 5 if company == "old" else 3)
+    made[1].open_db().exec("CREATE TABLE seen(a)")
+    first, *others = made.nodes
+    wait_until(lambda: first.dir.joinpath("cluster.yaml").read_text().count("ID") == 5, 20, "the list is kept")
+    for node in made.nodes:
+        node.kill()
+    first.wipe()
+    first.start(START)
+    if company == "old":
+        new = [others.pop(0)]
+        new[0].wipe()
+    else:
+        new = [made.add_node(list=made.list, options=first.options) for _ in range(1 if company == "one" else 2)]
+    for node in new:
+        node.start(START)
+    expect_members(made, [first, *new], first.address)
+    first.open_db().exec("CREATE TABLE theirs(a)")
+    for node in new:
+        node.open_db().exec("INSERT INTO theirs VALUES(0)")
+    for reply in [node.begin() for node in others]:
+        reply.ok(START)
+    others[0].open_db()
+    expect_a_write(others[0])
+    replies = {}
+
+    def stopped():
+        replies.update({node: node.worker.call("exec", sql="INSERT INTO theirs VALUES(1)") for node in [first, *new]})
+        # Nor are they brought to the other cluster in silence, which has no such table.
+        assert all(reply.code < SQL for reply in replies.values()), [str(reply) for reply in replies.values()]
+        return all(reply.code == MISUSE for reply in replies.values())
+
+    wait_until(stopped, 20, lambda: [str(reply) for reply in replies.values()])
+    leader = made.leader(addresses=",".join(node.address for node in others))
+    told = replies[first].error
+    assert all(node.address in told for node in [first, *new, *others]) and f"{leader.address} leads" in told, told
+    expect_a_write(others[0])
+    # The way back that the message names.
+    for node in [first, *new]:
+        node.kill()
+        node.wipe()
+    for reply in [node.begin() for node in [first, *new] if node.number <= 5]:
+        reply.ok(START)
+    expect_one_cluster(made, made.nodes[:5])
 
 
 # ---- minorities ----

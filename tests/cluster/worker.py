@@ -60,6 +60,7 @@ OPTIONS = {
     "timeout": declare("node_set_timeout", HANDLE, c_uint),
     "voters": declare("node_set_voters", HANDLE, c_uint),
     "standbys": declare("node_set_standbys", HANDLE, c_uint),
+    "bootstrap": declare("node_set_bootstrap", HANDLE, c_int),
     "auto_recovery": declare("node_set_auto_recovery", HANDLE, c_int),
     "snapshot_compression": declare("node_set_snapshot_compression", HANDLE, c_int),
     "snapshot_params": declare("node_set_snapshot_params", HANDLE, c_uint, c_uint, c_int),
