@@ -122,7 +122,7 @@ impl Client {
             Some(member) => (member.role, self.answers(member, deadline)),
             None => {
                 let answers = self.check_newcomer(id, &address, &present, deadline)?;
-                change::add(&self.connector, id, &address, deadline)?;
+                self.take_in(id, &address, deadline)?;
                 (Role::Spare, answers)
             }
         };
@@ -139,7 +139,7 @@ impl Client {
         let deadline = self.deadline();
         let address = address.to_string();
         if find_same(&self.members(deadline)?, id, &address)?.is_none() {
-            change::add(&self.connector, id, &address, deadline)?;
+            self.take_in(id, &address, deadline)?;
         }
         let _ = take_role(&self.connector, id, targets, deadline);
         // go-dqlite leaves the second node of a cluster without data, because two voters tolerate no more failures than one.
@@ -148,6 +148,14 @@ impl Client {
             let _ = change::assign(&self.connector, id, Role::Voter, deadline);
         }
         Ok(())
+    }
+
+    fn take_in(&self, id: u64, address: &str, deadline: Instant) -> Result<()> {
+        change::add(&self.connector, id, address, deadline).or_else(|error| {
+            // Who came at the same time with this id or address was quicker.
+            find_same(&self.members(deadline)?, id, address)?;
+            Err(error)
+        })
     }
 
     /// Whether the node answers. One that leads a cluster of its own is refused: it cannot take over another log, the

@@ -225,6 +225,9 @@ impl Instance {
         let (asked, server) = (Arc::downgrade(engine), Arc::downgrade(engine));
         let (watch, config) = (Arc::clone(&self.watch), self.config.clone());
         let admit = move |id: u64, address: &str| {
+            if watch.mirror().sees(id) {
+                return false;
+            }
             if cfg!(without = "admission") {
                 return true;
             }

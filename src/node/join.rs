@@ -11,6 +11,7 @@ use crate::net::{self, Address};
 use crate::node::duties::entry;
 use crate::node::files::{self, Entry};
 use crate::node::instance::Instance;
+use crate::node::mirror;
 
 /// One attempt; the duties repeat it.
 const ATTEMPT_MS: u32 = 5_000;
@@ -30,6 +31,7 @@ pub(crate) fn attempt(node: &Instance, slot: &Arc<WakeSlot>) -> Result<()> {
     let members = client.cluster()?;
     // Whoever leads them will open a link to this node, and may not be in the list that it was started with.
     node.watch().learn(&members.iter().map(entry).collect::<Vec<_>>());
+    mirror::check(node)?;
     // In the list before anything of it was in the directory: this node was a member once and has lost what it
     // acknowledged then. Going on under the same entry could undo what a majority agreed on.
     if node.watch().is_new() {

@@ -10,6 +10,7 @@ mod instance;
 mod join;
 mod launch;
 mod look;
+mod mirror;
 mod plan;
 mod rival;
 mod watch;

@@ -14,6 +14,7 @@ use crate::log;
 use crate::net::{self, Address};
 use crate::node::Config;
 use crate::node::files::{self, Entry, Join};
+use crate::node::mirror::Mirror;
 use crate::node::plan::Plan;
 
 /// How long the engine may take to dial a peer; its pool has a thread for each.
@@ -33,6 +34,7 @@ pub(crate) struct Watch {
     others: Mutex<Vec<Address>>,
     /// How often the node was told to leave its cluster for another.
     moves: Mutex<u64>,
+    mirror: Mirror,
 }
 
 impl Watch {
@@ -49,6 +51,7 @@ impl Watch {
             wakes: Mutex::new(Vec::new()),
             others: Mutex::new(Vec::new()),
             moves: Mutex::default(),
+            mirror: Mirror::new(),
         };
         watch.learn(&known);
         watch
@@ -85,6 +88,10 @@ impl Watch {
     /// They.
     pub(crate) fn others(&self) -> Vec<Address> {
         self.others.lock().clone()
+    }
+
+    pub(crate) fn mirror(&self) -> &Mirror {
+        &self.mirror
     }
 
     pub(crate) fn moves(&self) -> u64 {
