@@ -370,6 +370,72 @@ static void two_voters_stay_and_are_warned_of(void)
 	CHECK_OK(dqlitepy_set_log_callback(NULL, NULL));
 }
 
+/* Without it from now on: the data is there, and every write has its majority. */
+static void leave(int i)
+{
+	dqlitepy_node_destroy(cluster.nodes[i]);
+	cluster.nodes[i] = 0;
+}
+
+/* The lead and the vote go to others: a stand-by votes, and whoever leaves is a spare until the next leader looks. */
+static void handover_to_a_standby(void)
+{
+	struct mix want = { 3, 1, 0 };
+	int before[MOST], after[MOST], heir = 0;
+	start_all(4, three_and_one);
+	WAIT_UNTIL(20, is_mixed, &want);
+	CHECK(ask_roles(before));
+	while (before[heir] != DQLITEPY_STANDBY)
+		heir++;
+	int leaves = leader();
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[heir], "test.db"));
+	CHECK_EXEC(cluster.nodes[heir], "CREATE TABLE t(a); INSERT INTO t VALUES('before')");
+	CHECK_OK(dqlitepy_node_handover(cluster.nodes[leaves]));
+	CHECK(leader() != leaves);
+	CHECK(ask_roles(after));
+	CHECK_INT(after[heir], DQLITEPY_VOTER);
+	CHECK(after[leaves] == DQLITEPY_SPARE || after[leaves] == DQLITEPY_STANDBY);
+	CHECK_INT(count(after, DQLITEPY_VOTER), 3);
+	leave(leaves);
+	CHECK_EXEC(cluster.nodes[heir], "INSERT INTO t VALUES('after')");
+	/* Of the three that vote now one more may go, so the stand-by has it all. */
+	for (int i = 0, gone = 0; i < 4 && !gone; i++)
+		if ((gone = i != heir && i != leaves))
+			leave(i);
+	CHECK_JSON(cluster.nodes[heir], "SELECT a FROM t ORDER BY rowid", "[{\"a\":\"before\"},{\"a\":\"after\"}]");
+	end_all();
+}
+
+/* Of two voters the one that stays goes on alone, whoever led. */
+static void handover_of_one_of_two(int by_leader)
+{
+	struct mix want = { 2, 0, 0 };
+	int roles[MOST];
+	start_all(2, NULL);
+	WAIT_UNTIL(20, is_mixed, &want);
+	int leaves = by_leader ? leader() : 1 - leader(), stays = 1 - leaves;
+	CHECK_OK(dqlitepy_node_open_db(cluster.nodes[stays], "test.db"));
+	CHECK_EXEC(cluster.nodes[stays], "CREATE TABLE t(a)");
+	CHECK_OK(dqlitepy_node_handover(cluster.nodes[leaves]));
+	CHECK_INT(leader(), stays);
+	CHECK(ask_roles(roles));
+	CHECK_INT(roles[leaves], DQLITEPY_SPARE);
+	leave(leaves);
+	CHECK_EXEC(cluster.nodes[stays], "INSERT INTO t VALUES(1)");
+	CHECK_INT(leader(), stays);
+	end_all();
+}
+
+static void handover_of_the_leader_of_two(void)
+{
+	handover_of_one_of_two(1);
+}
+
+static void handover_of_the_follower_of_two(void)
+{
+	handover_of_one_of_two(0);
+}
+
 /* The first three in one place, the others in two further ones; of the first three the last is the lightest. */
 static const unsigned long long domains[] = { 1, 1, 1, 7, 18446744073709551615ULL };
 
@@ -806,6 +872,9 @@ int main(int argc, char **argv)
 		{ "all_vote", all_vote, 60 },
 		{ "one_voter_of_two", one_voter_of_two, 60 },
 		{ "two_voters_stay_and_are_warned_of", two_voters_stay_and_are_warned_of, 60 },
+		{ "handover_to_a_standby", handover_to_a_standby, 60 },
+		{ "handover_of_the_leader_of_two", handover_of_the_leader_of_two, 60 },
+		{ "handover_of_the_follower_of_two", handover_of_the_follower_of_two, 60 },
 		{ "failure_domains", failure_domains, 60 },
 		{ "weights", weights, 60 },
 		{ "snapshot_for_a_member", snapshot_for_a_member, 60 },
