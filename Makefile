@@ -52,7 +52,7 @@ storm: lib ## writers under kills, pauses and partitions, with checkers; STORM="
 	build/venv/bin/python tests/cluster/storm.py $(STORM)
 
 peer-test: lib ## against go-dqlite 2.0 in a Debian 13 chroot (root only, minutes to set up the first time)
-	tests/interop/peer-test
+	tests/interop/peer-test || [ $$? = 77 ]
 
 bench: lib ## speed against the bare engine, into docs/performance; BENCH="--rounds 15 --seconds 1"
 	build/venv/bin/python benches/run.py $(BENCH)

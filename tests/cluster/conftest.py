@@ -10,9 +10,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import harness  # noqa: E402
+from skips import pytest_sessionfinish  # noqa: E402, F401
 
 # Longer than any test's own deadlines add up to; a hang shows where it is.
 TEST_SECONDS = float(os.environ.get("CLUSTER_TEST_SECONDS", "300")) + float(os.environ.get("CLUSTER_SOAK", "0"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "quick: also a part of make test")
 
 
 def pytest_report_header():

@@ -46,7 +46,7 @@ def acknowledged(cluster, since=0.0):
     return [one for one in cluster.all_records("rows") if one.outcome == checkers.DONE and one.began > since]
 
 
-@pytest.mark.parametrize("who", ["follower", "leader"])
+@pytest.mark.parametrize("who", [pytest.param("follower", marks=pytest.mark.quick), "leader"])
 def test_full_disk(three, who):
     three[1].open_db().exec("CREATE TABLE rows(k TEXT, filling BLOB)")
     leader = three.leader()

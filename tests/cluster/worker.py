@@ -58,6 +58,7 @@ OPTIONS = {
     "busy_timeout": declare("node_set_busy_timeout", HANDLE, c_uint),
     "network_latency_ms": declare("node_set_network_latency_ms", HANDLE, c_uint),
     "timeout": declare("node_set_timeout", HANDLE, c_uint),
+    "start_timeout": declare("node_set_start_timeout", HANDLE, c_uint),
     "voters": declare("node_set_voters", HANDLE, c_uint),
     "standbys": declare("node_set_standbys", HANDLE, c_uint),
     "bootstrap": declare("node_set_bootstrap", HANDLE, c_int),

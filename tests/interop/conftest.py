@@ -14,6 +14,7 @@ for folder in ("tests/python", "tests/cluster", "examples/python"):
 import godqlite  # noqa: E402
 import mixed  # noqa: E402
 import pytest  # noqa: E402
+from skips import pytest_sessionfinish  # noqa: E402, F401
 
 TEST_SECONDS = 300
 logging.getLogger("dqlitepy").setLevel(logging.CRITICAL + 1)
