@@ -1,7 +1,8 @@
 /*
  * Every function with odd arguments in every place: wrong, stale and foreign handles, NULL, empty, huge, invalid UTF-8,
  * numbers at and beyond their ends, and all of that in combination. Nothing may crash, take 30 seconds, give a code that
- * does not exist, fail without a message, or leave a node that does not serve.
+ * does not exist, fail without a message, or leave a node that does not serve. And every function in forked children of
+ * a process whose threads are at work.
  *   MATRIX="SEED EACH" matrix     at most EACH combinations of each function; the figures are printed in the end
  */
 #include "check.h"
@@ -16,6 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BAD_UTF8 "a\xff\xfe" "b"
@@ -568,6 +571,188 @@ static void rows(void) { family("rows_"); }
 static void queue(void) { family("queue_"); }
 static void others(void) { family(""); }
 
+/* ---- in a forked child ---- */
+
+enum { BUSY = 8, LIVE_ON = 8, CHILD_ENDED_WELL = 7 };
+
+static atomic_int enough;
+static dqlitepy_handle restarted, broken;
+static atomic_long inserted;
+
+static void submit_and_poll(void)
+{
+	const struct timespec pause = { .tv_nsec = 100000 };
+	dqlitepy_completion done[8];
+	uint64_t count = 0;
+	for (uint64_t token = 0; token < 8; token++)
+		CHECK_OK(dqlitepy_queue_session_exec(good.queue, token, good.session, "SELECT 1", -1, NULL, 0));
+	for (uint64_t left = 8; left > 0; left -= count) {
+		CHECK_OK(dqlitepy_queue_poll(good.queue, done, left, &count));
+		for (uint64_t i = 0; i < count; i++)
+			CHECK_INT(done[i].code, 0);
+		if (count == 0)
+			nanosleep(&pause, NULL);
+	}
+}
+
+static void read_rows(dqlitepy_handle session)
+{
+	dqlitepy_handle statement = 0, rows = 0;
+	CHECK_OK(dqlitepy_session_prepare(session, "WITH RECURSIVE s(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM s) SELECT n FROM s LIMIT 300", -1, &statement, NULL));
+	CHECK_OK(dqlitepy_statement_query(statement, &rows));
+	while (dqlitepy_rows_step(rows) == DQLITEPY_ROW)
+		;
+	CHECK_OK(dqlitepy_rows_close(rows));
+	CHECK_OK(dqlitepy_statement_finalize(statement));
+}
+
+static void *be_busy(void *number)
+{
+	dqlitepy_handle session = 0, out = 0;
+	char *text = NULL;
+	CHECK_OK(dqlitepy_session_open(good.node, "test.db", &session));
+	while (!atomic_load(&enough)) {
+		switch ((uintptr_t)number) {
+		case 0:
+			submit_and_poll();
+			break;
+		case 1:
+			read_rows(session);
+			break;
+		case 2:
+			CHECK_OK(dqlitepy_metrics(DQLITEPY_METRICS_JSON, &text));
+			break;
+		case 3:
+			CHECK_OK(dqlitepy_set_log_callback(logged, NULL));
+			CHECK_OK(dqlitepy_set_log_callback(NULL, NULL));
+			break;
+		case 4: /* their port is in no child's hands */
+			CHECK(dqlitepy_node_start(broken) != 0);
+			CHECK_ERROR_HAS("metadata");
+			CHECK_OK(dqlitepy_node_start(restarted));
+			CHECK_OK(dqlitepy_node_stop(restarted));
+			break;
+		case 5:
+			CHECK_RC(dqlitepy_session_exec(session, "NONSENSE", -1, NULL, NULL), DQLITEPY_SQL + 1);
+			CHECK_OK(dqlitepy_node_create(1, good.address, test_dir(), &out));
+			dqlitepy_node_destroy(out);
+			break;
+		case 6:
+			CHECK_OK(dqlitepy_client_leader(good.client, &text));
+			break;
+		default:
+			CHECK_OK(dqlitepy_session_exec(session, "INSERT INTO t VALUES(1)", -1, NULL, NULL));
+			inserted++;
+		}
+		dqlitepy_free(text);
+		text = NULL;
+	}
+	CHECK_OK(dqlitepy_session_close(session));
+	return NULL;
+}
+
+/* Each function, as it would work but for the fork. */
+static void refused_in_a_child(const struct callee *callee)
+{
+	uint64_t arguments[MOST_ARGUMENTS] = { 0 };
+	int choice[MOST_ARGUMENTS] = { 0 }, count;
+	memset(scratch, 1, sizeof scratch);
+	for (int p = 0; callee->signature[p + 1]; p++)
+		arguments[p] = argument(callee->signature[p + 1], p, 0, &count);
+	describe(callee, choice);
+	double start = now();
+	uint64_t got = make_call(callee, arguments);
+	CHECK_WITHIN(start, 1.0);
+	if (callee->signature[0] == 'i' && (int)got != DQLITEPY_MISUSE)
+		check_fail(__FILE__, __LINE__, "%s gave %d in a forked child", current, (int)got);
+	if (callee->signature[0] == 'i')
+		CHECK_ERROR_HAS("forked");
+	if (callee->signature[0] == 't')
+		dqlitepy_free((void *)(uintptr_t)got);
+	for (int p = 0; callee->signature[p + 1]; p++)
+		if (strchr("TH", callee->signature[p + 1]))
+			CHECK(*(uint64_t *)(void *)scratch[p] == 0);
+}
+
+static void be_a_child(int number, int lives_on, const int *hosts, const int *ends, int living)
+{
+	char byte;
+	signal(SIGALRM, died);
+	alarm(10);
+	/* What the library closes here is its own. */
+	for (int i = 0; i < 6; i++)
+		CHECK(fcntl(hosts[i], F_GETFD) >= 0);
+	for (size_t i = 0; i < CALLEES; i++)
+		refused_in_a_child(&callees[i]);
+	for (int i = 0; i < living; i++)
+		close(ends[i]);
+	if (lives_on) { /* until the parent closes the other end */
+		alarm(60);
+		close(hosts[1]);
+		CHECK_INT(read(hosts[0], &byte, 1), 0);
+	}
+	if (number % 2)
+		exit(CHILD_ENDED_WELL);
+	_exit(CHILD_ENDED_WELL);
+}
+
+/* Two nodes with one address; the directory of one is damaged. */
+static void make_two(void)
+{
+	const char *address = free_address(), *dir = path_in_test_dir("broken"), *files[] = { "broken/metadata1", "broken/open-1" };
+	CHECK_OK(dqlitepy_node_create(1, address, path_in_test_dir("restarted"), &restarted));
+	CHECK_OK(dqlitepy_node_create(1, address, dir, &broken));
+	CHECK_INT(mkdir(dir, 0700), 0);
+	for (int i = 0; i < 2; i++) {
+		int fd = open(path_in_test_dir(files[i]), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+		CHECK_INT(write(fd, huge, 64), 64);
+		close(fd);
+	}
+}
+
+static void forked_children(void)
+{
+	pthread_t threads[BUSY];
+	pid_t alive[LIVE_ON];
+	int ends[LIVE_ON], hosts[6], living = 0, children = (int)(each / 2);
+	char want[60];
+	watch_signals();
+	memset(huge, 'y', sizeof huge - 1);
+	make_all();
+	make_two();
+	for (uintptr_t i = 0; i < BUSY; i++)
+		CHECK_INT(pthread_create(&threads[i], NULL, be_busy, (void *)i), 0);
+	for (int number = 0; number < children; number++) {
+		int lives_on = living < LIVE_ON && number % 2;
+		for (int i = 0; i < 6; i += 2)
+			CHECK_INT(pipe2(hosts + i, O_CLOEXEC), 0);
+		pid_t pid = fork();
+		if (pid == 0)
+			be_a_child(number, lives_on, hosts, ends, living);
+		CHECK(pid > 0);
+		for (int i = 0; i < 6; i++)
+			if (!lives_on || i != 1)
+				close(hosts[i]);
+		if (lives_on)
+			alive[living] = pid, ends[living++] = hosts[1];
+		else
+			CHECK_INT(wait_for_exit(pid, 15), CHILD_ENDED_WELL);
+	}
+	atomic_store(&enough, 1);
+	for (int i = 0; i < BUSY; i++)
+		CHECK_INT(pthread_join(threads[i], NULL), 0);
+	for (int i = 0; i < living; i++) {
+		close(ends[i]);
+		CHECK_INT(wait_for_exit(alive[i], 15), CHILD_ENDED_WELL);
+	}
+	/* The parent has noticed nothing. */
+	snprintf(want, sizeof want, "[{\"n\":%ld}]", (long)inserted);
+	CHECK_JSON(good.node, "SELECT count(*) AS n FROM t", want);
+	dqlitepy_node_destroy(restarted);
+	dqlitepy_node_destroy(broken);
+	close_all();
+}
+
 /* A function that is new in the header has to come into the table above. */
 static void every_function(void)
 {
@@ -628,6 +813,7 @@ int main(int argc, char **argv)
 		{ "rows", rows, 100 },
 		{ "queue", queue, 100 },
 		{ "others", others, 100 },
+		{ "forked_children", forked_children, 100 },
 		{ NULL, NULL, 0 },
 	};
 	const char *numbers_asked = getenv("MATRIX");

@@ -1,11 +1,11 @@
 //! Taking connections in, also when the process has no descriptors left.
 
 use std::io;
-use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use crate::net::Listening;
 use crate::net::sys::{Epoll, EventFd, Interest};
 
 /// How long to leave the queue of waiting connections alone when nothing can be done about it.
@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket, and a descriptor kept for bad times.
 pub(super) struct Acceptor {
-    listener: Socket,
+    listener: Listening,
     token: u64,
     /// Given up to accept, and so to turn away, a connection when the process has no descriptor
     /// left. Otherwise the waiting connection would wake us again and again.
@@ -32,9 +32,9 @@ pub(super) enum Arrival {
 }
 
 impl Acceptor {
-    pub(super) fn new(listener: Socket, token: u64, epoll: &Epoll) -> io::Result<Self> {
+    pub(super) fn new(listener: Listening, token: u64, epoll: &Epoll) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        epoll.add(&listener, token, Interest::READ_LEVEL)?;
+        epoll.add(&*listener, token, Interest::READ_LEVEL)?;
         Ok(Self {
             listener,
             token,
@@ -90,7 +90,7 @@ impl Acceptor {
     }
 
     fn pause(&mut self, now: Instant, epoll: &Epoll) -> Arrival {
-        if epoll.modify(&self.listener, self.token, Interest::NOTHING).is_ok() {
+        if epoll.modify(&*self.listener, self.token, Interest::NOTHING).is_ok() {
             self.paused_until = Some(now + PAUSE);
         }
         Arrival::Nothing
@@ -101,18 +101,10 @@ impl Acceptor {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.reserve = self.reserve.take().or_else(|| EventFd::new().ok());
-            if epoll.modify(&self.listener, self.token, Interest::READ_LEVEL).is_err() {
+            if epoll.modify(&*self.listener, self.token, Interest::READ_LEVEL).is_err() {
                 self.paused_until = Some(now + PAUSE);
             }
         }
-    }
-}
-
-impl Drop for Acceptor {
-    fn drop(&mut self) {
-        // A forked child that holds a copy of the descriptor would otherwise keep the port
-        // listening, with nobody there.
-        let _ = self.listener.shutdown(Shutdown::Both);
     }
 }
 

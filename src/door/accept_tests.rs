@@ -10,7 +10,8 @@ fn acceptor() -> (Acceptor, Epoll, std::net::SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let epoll = Epoll::new().unwrap();
-    (Acceptor::new(listener.into(), 3, &epoll).unwrap(), epoll, at)
+    let listening = Socket::from(listener).into();
+    (Acceptor::new(listening, 3, &epoll).unwrap(), epoll, at)
 }
 
 fn reports(epoll: &Epoll, wait: Duration) -> usize {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use once_cell::sync::Lazy;
+use once_cell::race::OnceBox;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Kind, Result};
@@ -367,12 +367,13 @@ pub(crate) const VERSION: (u32, u32, u32) = (
 
 /// The versions of what is inside, for people.
 pub(crate) fn version() -> &'static CStr {
-    static TEXT: Lazy<CString> = Lazy::new(|| {
+    // Two threads may make it at once; none waits for the other, which a forked child would do for ever.
+    static TEXT: OnceBox<CString> = OnceBox::new();
+    TEXT.get_or_init(|| {
         let (major, minor, release) = VERSION;
         let sqlite = libsqlite3_sys::SQLITE_VERSION.to_string_lossy();
-        CString::new(format!("dqlite {major}.{minor}.{release}, SQLite {sqlite}")).unwrap_or_default()
-    });
-    &TEXT
+        Box::new(CString::new(format!("dqlite {major}.{minor}.{release}, SQLite {sqlite}")).unwrap_or_default())
+    })
 }
 
 fn c_string(bytes: &[u8], what: &str) -> Result<CString> {

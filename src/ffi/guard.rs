@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::engine::reserve;
@@ -132,19 +132,21 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// The host's stderr is not ours. Rust's runtime is private to this library, so the hook touches nobody else's.
+/// The host's stderr is not ours. Rust's runtime is private to this library, so the hook touches nobody else's. Nobody waits
+/// for whoever does it: in a forked child that would be for ever.
 fn silence_panics() {
-    static SILENCED: Once = Once::new();
-    SILENCED.call_once(|| {
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            let inside = INSIDE.try_with(Cell::get).unwrap_or(true);
-            let ours = thread::current().name().is_some_and(|name| name.starts_with("dqlite-"));
-            if !inside && !ours {
-                usual(info);
-            }
-        }));
-    });
+    static SILENCED: AtomicBool = AtomicBool::new(false);
+    if SILENCED.load(Ordering::Relaxed) || SILENCED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let inside = INSIDE.try_with(Cell::get).unwrap_or(true);
+        let ours = thread::current().name().is_some_and(|name| name.starts_with("dqlite-"));
+        if !inside && !ours {
+            usual(info);
+        }
+    }));
 }
 
 #[cfg(test)]

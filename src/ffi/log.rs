@@ -44,6 +44,7 @@ unsafe impl Sync for Data {}
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlitepy_set_log_callback(callback: dqlitepy_log_callback, data: *mut c_void) -> c_int {
     guard(|| {
+        fork::check()?;
         fork::arm();
         let data = Data(data);
         let sink = callback.map(|callback| -> log::Sink {

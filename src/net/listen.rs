@@ -1,7 +1,8 @@
 //! Listening on a node's address, with reasons a person can act on when it fails.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -20,16 +21,41 @@ const RESOLVE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Listener {
     /// The port first, then what is beside it.
-    sockets: Vec<Socket>,
+    sockets: Vec<Listening>,
 }
 
 impl Listener {
-    pub(crate) fn sockets(&self) -> &[Socket] {
+    pub(crate) fn sockets(&self) -> &[Listening] {
         &self.sockets
     }
 
-    pub(crate) fn into_sockets(self) -> Vec<Socket> {
+    pub(crate) fn into_sockets(self) -> Vec<Listening> {
         self.sockets
+    }
+}
+
+/// A socket that listens until this is dropped. A forked child that holds a copy of the descriptor would otherwise keep the
+/// port listening, with nobody there.
+#[derive(Debug)]
+pub(crate) struct Listening(Socket);
+
+impl From<Socket> for Listening {
+    fn from(socket: Socket) -> Self {
+        Self(socket)
+    }
+}
+
+impl Deref for Listening {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.0
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
@@ -60,6 +86,7 @@ fn bind(at: SocketAddr) -> io::Result<(Listener, SocketAddr)> {
     let sockets = [Some(socket), neighbour::listen(local, BACKLOG)]
         .into_iter()
         .flatten()
+        .map(Listening)
         .collect();
     Ok((Listener { sockets }, local))
 }

@@ -10,6 +10,6 @@ mod stream;
 pub(crate) mod sys;
 
 pub(crate) use addr::{Address, parse_csv};
-pub(crate) use listen::{Listener, listen};
+pub(crate) use listen::{Listener, Listening, listen};
 pub(crate) use stream::dial;
 pub(crate) use stream::{Cause, Shortcut, Stream, UNACKNOWLEDGED, Waker, keep_little_unsent, tune_tcp};

@@ -46,6 +46,22 @@ pub(crate) struct Instance {
     users: Mutex<usize>,
 }
 
+/// What a node's address is served by. A forked child gives it up, from the beginning: it would keep the port.
+struct Sockets {
+    listener: Listener,
+    not_for_children: Vec<NotForChildren>,
+}
+
+impl From<Listener> for Sockets {
+    fn from(listener: Listener) -> Self {
+        let sockets = listener.sockets().iter().map(|socket| socket.as_raw_fd());
+        Self {
+            not_for_children: sockets.map(NotForChildren::new).collect(),
+            listener,
+        }
+    }
+}
+
 /// What is replaced when a node gives up its own history to join another one's.
 pub(crate) struct Core {
     engine: Arc<Engine>,
@@ -104,7 +120,7 @@ impl Instance {
     /// Starts a node. On failure nothing is left behind that was not there before.
     fn start(config: &Config) -> Result<Arc<Self>> {
         let known = files::load_info(&config.dir)?;
-        let (listener, bound, address) = listen(config, known.as_ref())?;
+        let (sockets, bound, address) = listen(config, known.as_ref())?;
         let me = Entry {
             id: identity::decide(config, &address, known.as_ref())?,
             address,
@@ -113,7 +129,7 @@ impl Instance {
         let plan = Plan::make(config, &me.address)?;
         let created = files::make_dir(&config.dir)?;
         let fresh = Fresh::look(&config.dir, created)?;
-        match Self::open(config, me, plan, bound, listener) {
+        match Self::open(config, me, plan, bound, sockets) {
             Ok(instance) => {
                 if plan == Plan::Restart
                     && let Ok(status) = instance.status()
@@ -144,7 +160,7 @@ impl Instance {
         me: Entry,
         plan: Plan,
         bound: Address,
-        listener: Listener,
+        sockets: Sockets,
     ) -> std::result::Result<Arc<Self>, (Error, bool)> {
         let early = |error: Error| (error, false);
         files::check_unlocked(&config.dir).map_err(early)?;
@@ -169,7 +185,7 @@ impl Instance {
             dir,
             me,
         };
-        instance.open_core(listener).map_err(|error| {
+        instance.open_core(sockets).map_err(|error| {
             (
                 error.at(format!("starting the node at {place}")),
                 instance.watch.was_prepared(),
@@ -179,7 +195,7 @@ impl Instance {
     }
 
     /// Starts the engine and opens the door in front of it.
-    fn open_core(&self, listener: Listener) -> Result<()> {
+    fn open_core(&self, sockets: Sockets) -> Result<()> {
         let set = &self.config.options;
         let options = engine::Options {
             id: self.me.id,
@@ -203,9 +219,9 @@ impl Instance {
             error
         })?;
         let engine = Arc::new(engine);
-        let listening = listener.sockets().iter().map(AsRawFd::as_raw_fd);
-        let held = listening.chain([engine.lock_fd()]).map(NotForChildren::new).collect();
-        let door = match self.open_door(listener, &engine) {
+        let mut held = sockets.not_for_children;
+        held.push(NotForChildren::new(engine.lock_fd()));
+        let door = match self.open_door(sockets.listener, &engine) {
             Ok(door) => door,
             Err(error) => {
                 let _ = engine.stop();
@@ -374,7 +390,7 @@ impl Instance {
         drop(core);
         files::remove_raft_state(&self.dir)?;
         files::store_join(&self.dir, files::Join::Pending)?;
-        self.open_core(net::listen(&self.bound)?.0)?;
+        self.open_core(net::listen(&self.bound)?.0.into())?;
         self.duties.expect_join();
         Ok(())
     }
@@ -514,7 +530,7 @@ impl Fresh {
 }
 
 /// Takes the node's port before anything is written. With port 0 the one that the node had last time, or a new one.
-fn listen(config: &Config, known: Option<&Entry>) -> Result<(Listener, Address, String)> {
+fn listen(config: &Config, known: Option<&Entry>) -> Result<(Sockets, Address, String)> {
     let mut address = config.address.clone();
     if let (0, Some(known)) = (address.port(), known) {
         let before = Address::parse_peer(&known.address, "address in info.yaml")?;
@@ -531,5 +547,5 @@ fn listen(config: &Config, known: Option<&Entry>) -> Result<(Listener, Address, 
     if address.port() == 0 {
         address = address.with_port(bound.port());
     }
-    Ok((listener, bind.with_port(bound.port()), address.to_string()))
+    Ok((listener.into(), bind.with_port(bound.port()), address.to_string()))
 }

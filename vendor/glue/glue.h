@@ -171,6 +171,8 @@ extern unsigned glue_reserve_used;
 /* A block of less than a megabyte while at most so much of the reserve is used; NULL if it is full. Goes back by free. */
 void *glue_reserve_take(size_t size, unsigned percent);
 bool glue_reserve_is_ours(const void *block);
+/* In a forked child, before anything else: a thread of the parent may have been at work in it. */
+void glue_reserve_in_child(void);
 /* malloc without the reserve. */
 void *glue_host_malloc(size_t size);
 /* Whether malloc has so much now. */

@@ -107,6 +107,12 @@ static void give_back(void *block)
 	pthread_mutex_unlock(&mutex);
 }
 
+/* What a thread of the parent was taking or giving back just then nobody here has: at worst it is lost to this process. */
+void glue_reserve_in_child(void)
+{
+	mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+}
+
 /* For tiny ones of the C sources; Rust's have all of it, for they cannot fail. */
 static __attribute__((noinline, cold)) void *tiny(size_t size)
 {
