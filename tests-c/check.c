@@ -465,6 +465,18 @@ double now(void)
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+double cpu_seconds(void)
+{
+	struct timespec spent;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+	return (double)spent.tv_sec + (double)spent.tv_nsec * 1e-9;
+}
+
+int has_computed(void *since)
+{
+	return cpu_seconds() > *(double *)since + 0.02;
+}
+
 void wait_until(const char *file, int line, const char *what, double seconds, int (*ready)(void *), void *argument)
 {
 	double end = now() + seconds;

@@ -71,6 +71,9 @@ int tcp_connect(const char *address);
 int tcp_listen(const char *address);
 
 double now(void);
+/* What this process has computed so far; and whether it has been at it since, for more than a moment. */
+double cpu_seconds(void);
+int has_computed(void *since);
 /* Ask again and again until the answer is not 0; fails the test after that many seconds. */
 #define WAIT_UNTIL(seconds, ready, argument) wait_until(__FILE__, __LINE__, #ready, (seconds), (ready), (argument))
 void wait_until(const char *file, int line, const char *what, double seconds, int (*ready)(void *), void *argument);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -87,6 +88,16 @@ static int run_leader(struct call *call)
 	int rc = dqlitepy_client_leader(call->handle, &address);
 	dqlitepy_free(address);
 	return rc;
+}
+
+static int run_transfer(struct call *call)
+{
+	return dqlitepy_client_transfer(call->handle, 2);
+}
+
+static int run_handover(struct call *call)
+{
+	return dqlitepy_node_handover(call->handle);
 }
 
 static int run_describe(struct call *call)
@@ -496,57 +507,185 @@ static int can_start(void *node)
 	return dqlitepy_node_start(*(dqlitepy_handle *)node) == DQLITEPY_OK;
 }
 
-/* The engine's loop writes down a new term to a disk that does not answer. */
-static void a_stop_that_blocks(void)
-{
+/* Two nodes, of which the first leads and has the database open. */
+static struct {
+	dqlitepy_handle nodes[2], client;
 	char list[200];
-	dqlitepy_handle nodes[2], client = 0;
+	const char *names[2], *kept[2];
+	int had[2];
+} pair;
+
+static void make_pair(void)
+{
 	const char *addresses[2] = { free_address(), free_address() };
 	node_dir = path_in_test_dir("node0");
-	snprintf(list, sizeof list, "%s,%s", addresses[0], addresses[1]);
+	snprintf(pair.list, sizeof pair.list, "%s,%s", addresses[0], addresses[1]);
 	for (int i = 0; i < 2; i++) {
 		const char *dir = i ? path_in_test_dir("node1") : node_dir;
-		CHECK_OK(dqlitepy_node_create_with_cluster((dqlitepy_node_id)i + 1, addresses[i], dir, list, &nodes[i]));
-		CHECK_OK(dqlitepy_node_set_timeout(nodes[i], 1000));
-		CHECK_OK(dqlitepy_node_start(nodes[i]));
+		CHECK_OK(dqlitepy_node_create_with_cluster((dqlitepy_node_id)i + 1, addresses[i], dir, pair.list, &pair.nodes[i]));
+		CHECK_OK(dqlitepy_node_set_timeout(pair.nodes[i], 1000));
+		CHECK_OK(dqlitepy_node_start(pair.nodes[i]));
 	}
-	CHECK_OK(dqlitepy_client_create(list, &client));
-	CHECK_OK(dqlitepy_client_transfer(client, 1));
-	CHECK_OK(dqlitepy_node_open_db(nodes[0], "test.db"));
-	const char *names[2] = { in_dir("metadata1"), in_dir("metadata2") };
-	const char *kept[2] = { path_in_test_dir("kept1"), path_in_test_dir("kept2") };
-	int had[2];
+	CHECK_OK(dqlitepy_client_create(pair.list, &pair.client));
+	CHECK_OK(dqlitepy_client_transfer(pair.client, 1));
+	CHECK_OK(dqlitepy_node_open_db(pair.nodes[0], "test.db"));
+}
+
+/* The engine's loop writes down a new term to a disk that does not answer. */
+static void block_the_first(void)
+{
 	for (int i = 0; i < 2; i++) {
-		had[i] = rename(names[i], kept[i]) == 0;
-		CHECK(mkfifo(names[i], 0600) == 0);
+		pair.names[i] = in_dir(i ? "metadata2" : "metadata1");
+		pair.kept[i] = path_in_test_dir(i ? "kept2" : "kept1");
+		pair.had[i] = rename(pair.names[i], pair.kept[i]) == 0;
+		CHECK(mkfifo(pair.names[i], 0600) == 0);
 	}
-	CHECK_OK(dqlitepy_client_set_timeout(client, 1000));
-	CHECK(dqlitepy_client_transfer(client, 2) != DQLITEPY_NOTFOUND);
-	/* Calls on it end by their deadline, and so does stop. */
-	double start = now();
-	CHECK(dqlitepy_node_exec(nodes[0], "CREATE TABLE t(a)", NULL, NULL) != DQLITEPY_OK);
-	CHECK_WITHIN(start, 3);
-	CHECK_OK(dqlitepy_node_set_stop_timeout(nodes[0], 1000));
-	start = now();
-	CHECK_RC(dqlitepy_node_stop(nodes[0]), DQLITEPY_TIMEOUT);
-	CHECK_ERROR_HAS("background");
-	CHECK_WITHIN(start, 4);
-	CHECK_RC(dqlitepy_node_start(nodes[0]), DQLITEPY_INTERNAL);
-	CHECK_ERROR_HAS("in use");
-	/* The disk answers; the stop comes to its end, and the node starts again. */
+	CHECK_OK(dqlitepy_client_set_timeout(pair.client, 1000));
+	CHECK(dqlitepy_client_transfer(pair.client, 2) != DQLITEPY_NOTFOUND);
+}
+
+/* The disk answers; the stop comes to its end, and the node starts again. */
+static void unblock_the_first(void)
+{
 	int readers[2];
 	for (int i = 0; i < 2; i++) {
-		readers[i] = open(names[i], O_RDONLY | O_NONBLOCK);
+		readers[i] = open(pair.names[i], O_RDONLY | O_NONBLOCK);
 		CHECK(readers[i] >= 0);
-		CHECK(unlink(names[i]) == 0);
-		CHECK(!had[i] || rename(kept[i], names[i]) == 0);
+		CHECK(unlink(pair.names[i]) == 0);
+		CHECK(!pair.had[i] || rename(pair.kept[i], pair.names[i]) == 0);
 	}
-	WAIT_UNTIL(20, can_start, &nodes[0]);
+	WAIT_UNTIL(20, can_start, &pair.nodes[0]);
 	for (int i = 0; i < 2; i++) {
 		close(readers[i]);
-		dqlitepy_node_destroy(nodes[i]);
+		dqlitepy_node_destroy(pair.nodes[i]);
 	}
 }
+
+static void a_stop_that_blocks(void)
+{
+	make_pair();
+	block_the_first();
+	/* Calls on it end by their deadline, and so does stop. */
+	double start = now();
+	CHECK(dqlitepy_node_exec(pair.nodes[0], "CREATE TABLE t(a)", NULL, NULL) != DQLITEPY_OK);
+	CHECK_WITHIN(start, 3);
+	CHECK_OK(dqlitepy_set_default_timeout(DQLITEPY_FOR_STOP, 500));
+	start = now();
+	CHECK_RC(dqlitepy_node_stop(pair.nodes[0]), DQLITEPY_TIMEOUT);
+	CHECK_ERROR_HAS("background");
+	CHECK_WITHIN(start, 3);
+	CHECK_OK(dqlitepy_set_default_timeout(DQLITEPY_FOR_STOP, 0));
+	CHECK_RC(dqlitepy_node_start(pair.nodes[0]), DQLITEPY_INTERNAL);
+	CHECK_ERROR_HAS("in use");
+	unblock_the_first();
+}
+
+static dqlitepy_handle session_of_the_first(const char *sql)
+{
+	dqlitepy_handle session = 0;
+	CHECK_OK(dqlitepy_session_open(pair.nodes[0], "test.db", &session));
+	CHECK_OK(dqlitepy_session_exec(session, sql, -1, NULL, NULL));
+	CHECK_OK(dqlitepy_session_set_timeout(session, 200));
+	return session;
+}
+
+/* Everything that a session can be asked for, each with a session of its own that was well before. */
+static void every_call_on_a_loop_that_blocks(void)
+{
+	enum { PREPARE, EXECUTE, COMMIT, ROLLBACK, STEP, CLOSE_ROWS, DUMP, LOAD, BATCH, OPEN, CALLS };
+	static const int codes[CALLS] = {
+		[PREPARE] = DQLITEPY_TIMEOUT,	  [EXECUTE] = DQLITEPY_UNKNOWN,	  [COMMIT] = DQLITEPY_UNKNOWN,
+		[ROLLBACK] = DQLITEPY_TRANSACTION_LOST, [STEP] = DQLITEPY_TIMEOUT, [CLOSE_ROWS] = DQLITEPY_TIMEOUT,
+		[DUMP] = DQLITEPY_NOLEADER,	  [LOAD] = DQLITEPY_NOLEADER,	  [BATCH] = DQLITEPY_UNKNOWN,
+		[OPEN] = DQLITEPY_NOLEADER,
+	};
+	dqlitepy_handle sessions[CALLS], statement = 0, rows[2] = { 0 }, out = 0;
+	make_pair();
+	CHECK_EXEC(pair.nodes[0], "CREATE TABLE t(a)");
+	for (int i = 0; i < CALLS; i++)
+		sessions[i] = session_of_the_first(i == COMMIT ? "BEGIN; INSERT INTO t VALUES (1)" : i == ROLLBACK ? "BEGIN" : "SELECT 1");
+	CHECK_OK(dqlitepy_session_prepare(sessions[EXECUTE], "INSERT INTO t VALUES (2)", -1, &statement, NULL));
+	for (int i = 0; i < 2; i++)
+		CHECK_OK(dqlitepy_session_query(sessions[STEP + i], ENDLESS "SELECT n, 'some filling' FROM s", -1, &rows[i]));
+	block_the_first();
+	for (int call = 0; call < CALLS; call++) {
+		dqlitepy_handle session = sessions[call];
+		int rc = -1;
+		double start = now();
+		switch (call) {
+		case PREPARE: rc = dqlitepy_session_prepare(session, "SELECT 2", -1, &out, NULL); break;
+		case EXECUTE: rc = dqlitepy_statement_exec(statement, NULL, NULL); break;
+		case COMMIT: rc = dqlitepy_session_commit(session); break;
+		case ROLLBACK: rc = dqlitepy_session_rollback(session); break;
+		case STEP:
+			while ((rc = dqlitepy_rows_step(rows[0])) == DQLITEPY_ROW)
+				;
+			break;
+		case CLOSE_ROWS: rc = dqlitepy_rows_close(rows[1]); break;
+		case DUMP: rc = dqlitepy_session_dump(session, path_in_test_dir("dump"), NULL, NULL); break;
+		case LOAD: rc = dqlitepy_session_load_script(session, "CREATE TABLE u(a);", -1, NULL, NULL); break;
+		case BATCH:
+			rc = dqlitepy_session_exec(session, "INSERT INTO t VALUES (3); INSERT INTO t VALUES (4)", -1, NULL, NULL);
+			break;
+		case OPEN: rc = dqlitepy_session_open(pair.nodes[0], "test.db", &out); break;
+		}
+		CHECK_WITHIN(start, 2);
+		CHECK_RC(rc, codes[call]);
+	}
+	for (int call = 0; call < CALLS; call++) {
+		double start = now();
+		CHECK_OK(dqlitepy_session_close(sessions[call]));
+		CHECK_WITHIN(start, 2);
+	}
+	CHECK_OK(dqlitepy_node_set_stop_timeout(pair.nodes[0], 300));
+	CHECK_RC(dqlitepy_node_stop(pair.nodes[0]), DQLITEPY_TIMEOUT);
+	unblock_the_first();
+}
+
+/* The helper: a member that runs until its end is closed. */
+static int be_a_member(const char *dir, const char *address, const char *list)
+{
+	dqlitepy_handle node = 0;
+	CHECK_OK(dqlitepy_node_create_with_cluster(2, address, dir, list, &node));
+	CHECK_OK(dqlitepy_node_start(node));
+	puts("ready");
+	fflush(stdout);
+	getchar();
+	return 0;
+}
+
+/* Who is to lead next does not answer. */
+static void silent_heir(int by_client)
+{
+	char list[200];
+	dqlitepy_handle node = 0, client = 0;
+	struct call call;
+	const char *addresses[2] = { free_address(), free_address() };
+	snprintf(list, sizeof list, "%s,%s", addresses[0], addresses[1]);
+	CHECK_OK(dqlitepy_node_create_with_cluster(1, addresses[0], path_in_test_dir("node0"), list, &node));
+	CHECK_OK(dqlitepy_node_start(node));
+	struct helper helper = start_helper((const char *const[]){ "member", path_in_test_dir("node1"), addresses[1], list, NULL });
+	CHECK_TEXT(helper_line(&helper, 20), "ready");
+	CHECK_OK(dqlitepy_client_create(addresses[0], &client));
+	CHECK_OK(dqlitepy_client_transfer(client, 1));
+	CHECK(kill(helper.pid, SIGSTOP) == 0);
+	CHECK_OK(dqlitepy_set_default_timeout(DQLITEPY_FOR_CALLS, 500));
+	CHECK_OK(dqlitepy_set_default_timeout(DQLITEPY_FOR_CLIENTS, 500));
+	if (by_client)
+		begin(&call, run_transfer, client, NULL);
+	else
+		begin(&call, run_handover, node, NULL);
+	CHECK(pthread_join(call.thread, NULL) == 0);
+	if (call.code != (by_client ? DQLITEPY_UNKNOWN : DQLITEPY_RETRY) || call.took > 2)
+		check_fail(__FILE__, __LINE__, "code %d after %.1f s: %s", call.code, call.took, call.error);
+	CHECK(kill(helper.pid, SIGCONT) == 0);
+	dqlitepy_node_destroy(node);
+	close(helper.in);
+	CHECK_INT(wait_for_exit(helper.pid, 20), 0);
+}
+
+static void a_silent_heir_of_a_handover(void) { silent_heir(0); }
+static void a_silent_heir_of_a_transfer(void) { silent_heir(1); }
 
 int main(int argc, char **argv)
 {
@@ -561,7 +700,12 @@ int main(int argc, char **argv)
 		{ "a_start_that_blocks_can_be_destroyed", a_start_that_blocks_can_be_destroyed, 60 },
 		{ "a_start_that_fails_early", a_start_that_fails_early, 0 },
 		{ "a_stop_that_blocks", a_stop_that_blocks, 60 },
+		{ "every_call_on_a_loop_that_blocks", every_call_on_a_loop_that_blocks, 60 },
+		{ "a_silent_heir_of_a_handover", a_silent_heir_of_a_handover, 60 },
+		{ "a_silent_heir_of_a_transfer", a_silent_heir_of_a_transfer, 60 },
 		{ NULL, NULL, 0 },
 	};
+	if (argc == 6 && strcmp(argv[1], "--helper") == 0)
+		return be_a_member(argv[3], argv[4], argv[5]);
 	return check_main(argc, argv, tests);
 }

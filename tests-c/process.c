@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define ROWS "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000000) SELECT n FROM s"
 #define LONG_SELECT "WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000000) SELECT count(*) FROM s"
 
 /* A forked child runs `body` and ends with _exit; at most 20 seconds. Its exit code, or minus the signal. */
@@ -140,60 +142,209 @@ static void fork_before_the_engine(void)
 
 /* ---- exit ---- */
 
-static void *run_long_select(void *node)
+static dqlitepy_handle exiting, exiting_session;
+static atomic_int under_way; /* what the call has got done so far */
+
+static void call_in_thread(void *(*call)(void *))
+{
+	pthread_t thread;
+	CHECK(pthread_create(&thread, NULL, call, NULL) == 0);
+}
+
+static void *run_long_select(void *unused)
 {
 	char *json = NULL;
-	dqlitepy_node_query(*(dqlitepy_handle *)node, LONG_SELECT, &json);
-	return NULL;
+	dqlitepy_node_query(exiting, LONG_SELECT, &json);
+	return unused;
 }
 
-static void *run_inserts(void *node)
+static void *run_inserts(void *unused)
 {
 	int64_t id, rows;
-	while (dqlitepy_node_exec(*(dqlitepy_handle *)node, "INSERT INTO t VALUES(1)", &id, &rows) == 0)
-		;
+	while (dqlitepy_node_exec(exiting, "INSERT INTO t VALUES(1)", &id, &rows) == 0)
+		under_way++;
+	return unused;
+}
+
+static void *run_long_write(void *unused)
+{
+	dqlitepy_session_exec(exiting_session, "INSERT INTO t " LONG_SELECT, -1, NULL, NULL);
+	return unused;
+}
+
+static void *ask_a_client(void *address)
+{
+	dqlitepy_handle client = 0;
+	char *text = NULL;
+	CHECK_OK(dqlitepy_client_create(address, &client));
+	dqlitepy_client_leader(client, &text);
 	return NULL;
 }
 
-/* The helper: a process that ends by exit(0) with a node that runs, and what else `how` says. */
-static int exit_with_node(const char *how, const char *dir, const char *address)
+static int tell_and_wait(void *data, uint64_t done, uint64_t total)
 {
-	static dqlitepy_handle node;
-	pthread_t thread;
-	node = running_node(dir, address);
-	CHECK_EXEC(node, "CREATE TABLE IF NOT EXISTS t(a)");
+	(void)data, (void)done, (void)total;
+	under_way = 10;
+	pause();
+	return 0;
+}
+
+static void log_and_wait(void *data, int level, const char *message)
+{
+	tell_and_wait(data, (uint64_t)level, (uint64_t)strlen(message));
+}
+
+static void *dump(void *path)
+{
+	dqlitepy_session_dump(exiting_session, path, tell_and_wait, NULL);
+	return NULL;
+}
+
+static void *start_and_stop(void *dir)
+{
+	dqlitepy_handle node = 0;
+	CHECK_OK(dqlitepy_node_create(1, free_address(), dir, &node));
+	for (;; under_way += 10)
+		if (dqlitepy_node_start(node) != 0 || dqlitepy_node_stop(node) != 0)
+			return NULL;
+}
+
+static int is_under_way(void *unused)
+{
+	(void)unused;
+	return under_way >= 10;
+}
+
+static int is_locked(void *unused)
+{
+	(void)unused;
+	return dqlitepy_node_exec(exiting, "INSERT INTO t VALUES(2)", NULL, NULL) == DQLITEPY_SQL + 5;
+}
+
+static int has_connection(void *listener)
+{
+	return accept4(*(int *)listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK) >= 0;
+}
+
+/* Returns when the call that `how` names is under way. */
+static void get_under_way(const char *how, const char *dir)
+{
+	char second[4000];
+	double before = cpu_seconds();
+	dqlitepy_handle rows = 0, queue = 0;
 	if (strcmp(how, "transaction") == 0)
-		CHECK_EXEC(node, "BEGIN; INSERT INTO t VALUES(1)");
-	if (strcmp(how, "statement") == 0)
-		CHECK(pthread_create(&thread, NULL, run_long_select, &node) == 0);
-	if (strcmp(how, "inserts") == 0)
-		CHECK(pthread_create(&thread, NULL, run_inserts, &node) == 0);
+		CHECK_EXEC(exiting, "BEGIN; INSERT INTO t VALUES(1)");
+	if (strcmp(how, "statement") == 0) {
+		call_in_thread(run_long_select);
+		WAIT_UNTIL(10, has_computed, &before);
+	}
+	if (strcmp(how, "inserts") == 0) {
+		call_in_thread(run_inserts);
+		WAIT_UNTIL(10, is_under_way, NULL);
+	}
+	if (strcmp(how, "session") == 0) {
+		call_in_thread(run_long_write);
+		WAIT_UNTIL(10, is_locked, NULL);
+	}
+	if (strcmp(how, "rows") == 0) {
+		CHECK_OK(dqlitepy_session_query(exiting_session, ROWS, -1, &rows));
+		for (int i = 0; i < 10; i++)
+			CHECK_INT(dqlitepy_rows_step(rows), DQLITEPY_ROW);
+	}
+	if (strcmp(how, "queue") == 0) {
+		CHECK_OK(dqlitepy_queue_open(0, &queue));
+		for (uint64_t i = 0; i < 20; i++)
+			CHECK_OK(dqlitepy_queue_session_exec(queue, i, exiting_session, LONG_SELECT, -1, NULL, 0));
+		WAIT_UNTIL(10, has_computed, &before);
+	}
+	if (strcmp(how, "client") == 0) {
+		const char *silent = free_address();
+		pthread_t thread;
+		int listener = tcp_listen(silent);
+		CHECK(fcntl(listener, F_SETFL, O_NONBLOCK) == 0);
+		CHECK(pthread_create(&thread, NULL, ask_a_client, (void *)silent) == 0);
+		WAIT_UNTIL(10, has_connection, &listener);
+	}
+	if (strcmp(how, "dump") == 0) {
+		pthread_t thread;
+		snprintf(second, sizeof second, "%s-%s", dir, how);
+		CHECK(pthread_create(&thread, NULL, dump, second) == 0);
+		WAIT_UNTIL(10, is_under_way, NULL);
+	}
+	if (strcmp(how, "start") == 0) {
+		pthread_t thread;
+		snprintf(second, sizeof second, "%s-%s", dir, how);
+		CHECK(pthread_create(&thread, NULL, start_and_stop, second) == 0);
+		WAIT_UNTIL(10, is_under_way, NULL);
+	}
+	if (strcmp(how, "log") == 0) {
+		CHECK_OK(dqlitepy_set_log_callback(log_and_wait, NULL));
+		snprintf(second, sizeof second, "%s-%s", dir, how);
+		running_node(second, free_address());
+		WAIT_UNTIL(10, is_under_way, NULL);
+	}
 	if (strcmp(how, "stopped") == 0)
-		CHECK_OK(dqlitepy_node_stop(node));
+		CHECK_OK(dqlitepy_node_stop(exiting));
+}
+
+static void *exit_here(void *unused)
+{
+	exit(0);
+	return unused;
+}
+
+/* The helper: a process that ends, or becomes another program, with a node that runs and a call under way. */
+static int end_with_node(const char *how, const char *end, const char *dir, const char *address)
+{
+	CHECK_OK(dqlitepy_node_create(1, address, dir, &exiting));
+	CHECK_OK(dqlitepy_node_set_busy_timeout(exiting, 0));
+	CHECK_OK(dqlitepy_node_start(exiting));
+	CHECK_OK(dqlitepy_node_open_db(exiting, "test.db"));
+	CHECK_EXEC(exiting, "CREATE TABLE IF NOT EXISTS t(a)");
+	CHECK_OK(dqlitepy_session_open(exiting, "test.db", &exiting_session));
+	get_under_way(how, dir);
 	puts("ready");
 	fflush(stdout);
+	if (strcmp(end, "execve") == 0) { /* itself, with a node of its own at once */
+		char *const argv[] = { "helper", "--helper", "end", "idle", "exit", (char *)dir, (char *)address, NULL };
+		execv("/proc/self/exe", argv);
+		return 3;
+	}
+	if (strcmp(end, "_exit") == 0)
+		_exit(0);
+	if (strcmp(end, "thread") == 0) {
+		call_in_thread(exit_here);
+		for (;;)
+			pause();
+	}
 	exit(0);
 }
 
-static void exit_is_clean(void)
+static void end_is_clean(const char *end)
 {
-	static const char *const ways[] = { "idle", "transaction", "statement", "inserts", "stopped" };
+	static const char *const ways[] = { "idle",  "transaction", "statement", "inserts", "session", "rows",
+					    "queue", "client",	    "dump",	 "start",   "log",     "stopped" };
 	const char *dir = path_in_test_dir("node"), *address = free_address();
-	for (int round = 0; round < 3; round++) {
-		for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
-			struct helper helper = start_helper((const char *const[]){ "exit", ways[i], dir, address, NULL });
+	for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+		struct helper helper = start_helper((const char *const[]){ "end", ways[i], end, dir, address, NULL });
+		CHECK_TEXT(helper_line(&helper, 20), "ready");
+		double start = now();
+		if (strcmp(end, "execve") == 0)
 			CHECK_TEXT(helper_line(&helper, 10), "ready");
-			double start = now();
-			int code = wait_for_exit(helper.pid, 10);
-			if (code != 0)
-				check_fail(__FILE__, __LINE__, "exit with a node, %s: code %d", ways[i], code);
-			CHECK_WITHIN(start, 2.0);
-			close(helper.in);
-			close(helper.out);
-		}
+		int code = wait_for_exit(helper.pid, 10);
+		if (code != 0)
+			check_fail(__FILE__, __LINE__, "%s with a node, %s: code %d", end, ways[i], code);
+		CHECK_WITHIN(start, 2.0);
+		close(helper.in);
+		close(helper.out);
 	}
 	dqlitepy_node_destroy(running_node(dir, address));
 }
+
+static void exit_is_clean(void) { end_is_clean("exit"); }
+static void _exit_is_clean(void) { end_is_clean("_exit"); }
+static void exit_of_a_thread_is_clean(void) { end_is_clean("thread"); }
+static void execve_is_clean(void) { end_is_clean("execve"); }
 
 /* ---- signals ---- */
 
@@ -660,7 +811,7 @@ static void nothing_of_our_memory_goes_to_the_disk(void)
 {
 	const char *dir = path_in_test_dir("node"), *address = address_that_leaves_room();
 	CHECK(setenv("GLIBC_TUNABLES", "glibc.malloc.perturb=165", 1) == 0);
-	struct helper helper = start_helper((const char *const[]){ "exit", "stopped", dir, address, NULL });
+	struct helper helper = start_helper((const char *const[]){ "end", "stopped", "exit", dir, address, NULL });
 	CHECK_TEXT(helper_line(&helper, 10), "ready");
 	CHECK_INT(wait_for_exit(helper.pid, 10), 0);
 	CHECK_INT(count_runs(dir, 165) + count_runs(dir, 165 ^ 0xff), 0);
@@ -724,8 +875,8 @@ static void killed(void)
 
 static int run_helper(int argc, char **argv)
 {
-	if (argc == 6 && strcmp(argv[2], "exit") == 0)
-		return exit_with_node(argv[3], argv[4], argv[5]);
+	if (argc == 7 && strcmp(argv[2], "end") == 0)
+		return end_with_node(argv[3], argv[4], argv[5], argv[6]);
 	if (argc == 5 && strcmp(argv[2], "insert") == 0)
 		return insert_for_ever(argv[3], argv[4]);
 	if (argc == 5 && strcmp(argv[2], "lose") == 0)
@@ -741,6 +892,9 @@ int main(int argc, char **argv)
 		{ "child_outlives_the_node", child_outlives_the_node, 0 },
 		{ "fork_before_the_engine", fork_before_the_engine, 0 },
 		{ "exit_is_clean", exit_is_clean, 60 },
+		{ "_exit_is_clean", _exit_is_clean, 60 },
+		{ "exit_of_a_thread_is_clean", exit_of_a_thread_is_clean, 60 },
+		{ "execve_is_clean", execve_is_clean, 60 },
 		{ "signals_stay", signals_stay, 0 },
 		{ "host_signals_do_not_run_in_our_threads", host_signals_do_not_run_in_our_threads, 0 },
 		{ "interrupted_calls", interrupted_calls, 0 },

@@ -25,6 +25,7 @@ pub(super) mod code {
 pub(super) const MISREPORTED: &[u8] = b"nonempty statement tail";
 /// What it says of code 10 when SQLite has no text for it: the statement may be committed by the others.
 const NO_REASON: &[u8] = b"leader exec failed";
+const LIKELY_REASONS: &str = "leader exec failed (its disk may be full, read-only or failing, or its memory short)";
 
 /// How an attempt to run a statement ended, if it did not succeed.
 pub(super) enum Failed {
@@ -101,7 +102,7 @@ pub(super) fn refused(statement: &Statement<'_>, code: u64, message: &[u8]) -> F
     match code {
         code::NOT_LEADER | code::OLD_NOT_LEADER | code::NOT_OPEN => Failed::NotRun(failure(code, &text)),
         code::LEADERSHIP_LOST | code::OLD_LEADERSHIP_LOST => undecided(statement, &text),
-        code::IO_ERROR if message == NO_REASON => undecided(statement, &text),
+        code::IO_ERROR if message == NO_REASON => undecided(statement, LIKELY_REASONS),
         code::ERROR if message == MISREPORTED => Failed::Misreported,
         _ => Failed::Refused(failure(code, &text)),
     }

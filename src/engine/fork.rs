@@ -61,14 +61,19 @@ static HELD: Places = Places::new();
 const NONE: i32 = -1;
 const TAKEN: i32 = -2;
 
-impl Places {
-    const fn new() -> Self {
-        const FREE: Place = Place {
+impl Place {
+    const fn free() -> Self {
+        Self {
             fd: AtomicI32::new(NONE),
             file: [const { AtomicU64::new(0) }; 2],
-        };
+        }
+    }
+}
+
+impl Places {
+    const fn new() -> Self {
         Self {
-            places: [FREE; 64],
+            places: [const { Place::free() }; 64],
             more: OnceLock::new(),
         }
     }

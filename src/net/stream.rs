@@ -13,12 +13,13 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::error::{Error, Kind, Result};
 use crate::net::{Address, neighbour, sys};
 
-/// When a silent peer counts as gone: three probes, three seconds apart, after three idle seconds.
+/// A silent peer is probed after three idle seconds, and every three from then on. Where the kernel counts probes, the third
+/// is the last one; with a limit on what is unacknowledged it counts the time, so that decides.
 const KEEPALIVE: Duration = Duration::from_secs(3);
 const PROBES: u32 = 3;
 
-/// How long bytes may stay unacknowledged. The same as go-dqlite's, so that both ends give up
-/// together.
+/// How long bytes, or a probe, may stay unacknowledged, and so how long a vanished host keeps what it holds (tests-c/locks.c).
+/// The same as go-dqlite's, so that both ends give up together.
 pub(crate) const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// A few milliseconds of a quick network; the kernel would take 4 MB.

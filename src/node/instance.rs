@@ -216,6 +216,12 @@ impl Instance {
             if error.message().contains("couldn't lock") {
                 return files::in_use(&self.dir);
             }
+            if error.message().contains("not enough space") {
+                return error.at(format!(
+                    "data_dir {} has no room left; make some and start again",
+                    self.dir.display()
+                ));
+            }
             error
         })?;
         let engine = Arc::new(engine);
