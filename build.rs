@@ -150,7 +150,13 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ("src/raft/election.c", &[]),
     ("src/raft/log.c", &[]),
     ("src/raft/uv_append.c", &[]),
-    ("src/raft/uv_finalize.c", &[]),
+    (
+        "src/raft/uv_finalize.c",
+        &[
+            ("UvFsTruncateAndRenameFile", "glue_truncate_and_rename"),
+            ("UvFsSyncDir", "glue_sync_dir"),
+        ],
+    ),
     ("src/raft/uv_truncate.c", &[]),
     ("src/raft/recv_append_entries.c", &[]),
     ("src/raft/uv_send.c", &[("uv_write", "glue_raft_write")]),

@@ -702,8 +702,9 @@ int dqlitepy_node_start(dqlitepy_handle handle);
 /**
  * Gives the lead and the vote to other members, if there are any; alone it is success.
  *
- * Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (not running) or DQLITEPY_STOPPED.
- * Since 0.1.0.
+ * Blocks for the node's timeout at most (dqlitepy_node_set_timeout). Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND,
+ * DQLITEPY_MISUSE (not running), DQLITEPY_STOPPED or DQLITEPY_RETRY (nobody else can lead now), or as
+ * dqlitepy_client_transfer. Since 0.1.0.
  */
 int dqlitepy_node_handover(dqlitepy_handle handle);
 

@@ -38,6 +38,7 @@ static void *symbol(void *library, const char *name)
 	return address;
 }
 
+/* Sends the calls that follow to that copy of the library. */
 static void load_functions(void *library)
 {
 	void *address;
@@ -178,6 +179,103 @@ static void beside_another_sqlite(void)
 	CHECK(threadsafe() != 0);
 }
 
+/* ---- two copies of the library ---- */
+
+static void copy_library(const char *to)
+{
+	char bytes[1 << 16];
+	FILE *in = fopen(library_path(), "rb"), *out = fopen(to, "wb");
+	CHECK(in && out);
+	for (size_t n; (n = fread(bytes, 1, sizeof bytes, in)) > 0;)
+		CHECK(fwrite(bytes, 1, n, out) == n);
+	CHECK(fclose(out) == 0);
+	fclose(in);
+}
+
+static unsigned long long create_and_start(const char *address, const char *dir)
+{
+	unsigned long long node = 0;
+	last_code(use_dqlitepy_node_create(1, address, dir, &node));
+	last_code(use_dqlitepy_node_start(node));
+	last_code(use_dqlitepy_node_open_db(node, "test.db"));
+	return node;
+}
+
+static void expect_code(int got, int want, const char *part)
+{
+	char *message = use_dqlitepy_last_error();
+	CHECK_INT(got, want);
+	CHECK_HAS(message, part);
+	use_dqlitepy_free(message);
+}
+
+static void write_and_count(unsigned long long node, int so_many)
+{
+	char want[40], *text = NULL;
+	last_code(use_dqlitepy_node_exec(node, "INSERT INTO t VALUES(5)", NULL, NULL));
+	last_code(use_dqlitepy_node_query(node, "SELECT count(*) AS n FROM t", &text));
+	snprintf(want, sizeof want, "[{\"n\":%d}]", so_many);
+	CHECK_TEXT(text, want);
+	use_dqlitepy_free(text);
+}
+
+/* As two packages bring them, each with its own: neither sees the other but as another process would. */
+static void two_copies(void)
+{
+	const char *copy = path_in_test_dir("copy.so"), *dirs[2] = { path_in_test_dir("one"), path_in_test_dir("two") };
+	const char *addresses[2] = { free_address(), free_address() };
+	unsigned long long nodes[2], client = 0, refused = 0;
+	char *text = NULL;
+	copy_library(copy);
+	void *libraries[2] = { open_library(), dlopen(copy, RTLD_NOW | RTLD_LOCAL) };
+	CHECK(libraries[1] != NULL && libraries[1] != libraries[0]);
+	for (int i = 0; i < 2; i++) {
+		load_functions(libraries[i]);
+		nodes[i] = create_and_start(addresses[i], dirs[i]);
+		last_code(use_dqlitepy_node_exec(nodes[i], "CREATE TABLE t(a)", NULL, NULL));
+	}
+	for (int round = 1; round < 20; round++)
+		for (int i = 0; i < 2; i++) {
+			load_functions(libraries[i]);
+			write_and_count(nodes[i], round);
+		}
+	/* The directory and the port of the other one's node are in use; its node is reached like any. */
+	load_functions(libraries[0]);
+	last_code(use_dqlitepy_node_create(1, addresses[1], dirs[1], &refused));
+	expect_code(use_dqlitepy_node_start(refused), DQLITEPY_INTERNAL, "in use");
+	use_dqlitepy_node_destroy(refused);
+	last_code(use_dqlitepy_node_create(1, addresses[1], path_in_test_dir("three"), &refused));
+	expect_code(use_dqlitepy_node_start(refused), DQLITEPY_INTERNAL, "in use");
+	use_dqlitepy_node_destroy(refused);
+	last_code(use_dqlitepy_client_create(addresses[1], &client));
+	last_code(use_dqlitepy_client_leader(client, &text));
+	CHECK_TEXT(text, addresses[1]);
+	use_dqlitepy_free(text);
+	last_code(use_dqlitepy_client_close(client));
+	/* A forked child has neither. */
+	pid_t pid = fork();
+	if (pid == 0) {
+		alarm(10);
+		for (int i = 0; i < 2; i++) {
+			load_functions(libraries[i]);
+			expect_code(use_dqlitepy_node_exec(nodes[i], "INSERT INTO t VALUES(6)", NULL, NULL), DQLITEPY_MISUSE, "fork");
+			use_dqlitepy_node_destroy(nodes[i]);
+		}
+		exit(0);
+	}
+	CHECK_INT(wait_for_exit(pid, 15), 0);
+	/* What one ends the other does not notice. */
+	load_functions(libraries[1]);
+	use_dqlitepy_node_destroy(nodes[1]);
+	CHECK(dlclose(libraries[1]) == 0);
+	load_functions(libraries[0]);
+	write_and_count(nodes[0], 20);
+	nodes[1] = create_and_start(addresses[1], dirs[1]);
+	write_and_count(nodes[1], 20);
+	use_dqlitepy_node_destroy(nodes[0]);
+	use_dqlitepy_node_destroy(nodes[1]);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -186,6 +284,7 @@ int main(int argc, char **argv)
 		{ "dlopen_again_and_again", dlopen_again_and_again, 0 },
 		{ "thread_ends_after_dlclose", thread_ends_after_dlclose, 0 },
 		{ "beside_another_sqlite", beside_another_sqlite, 0 },
+		{ "two_copies", two_copies, 0 },
 		{ NULL, NULL, 0 },
 	};
 	return check_main(argc, argv, tests);

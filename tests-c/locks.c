@@ -278,6 +278,15 @@ static int number_of(int fd, int level, int option)
 	return value;
 }
 
+/* Only then is it for the kernel's probes to find out. */
+static int is_acknowledged(void *fd)
+{
+	struct tcp_info info;
+	socklen_t size = sizeof info;
+	CHECK(getsockopt(*(int *)fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0);
+	return info.tcpi_unacked == 0;
+}
+
 /* That a vanished host is noticed at all, after as long as the kernel is told to be patient. LOCKS=long waits so long. */
 static void a_host_that_vanishes(void)
 {
@@ -302,6 +311,7 @@ static void a_host_that_vanishes(void)
 	CHECK(lock_is_taken(NULL));
 	int fd = accepted_from("10.98.7.2"), patience = number_of(fd, IPPROTO_TCP, TCP_USER_TIMEOUT);
 	CHECK_INT(patience, 30000);
+	WAIT_UNTIL(5, is_acknowledged, &fd);
 	CHECK_INT(number_of(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
 	if (getenv("LOCKS") == NULL) {
 		patience = 4000;
@@ -310,7 +320,7 @@ static void a_host_that_vanishes(void)
 	CHECK(write(go[1], &byte, 1) == 1 && read(ready[0], &byte, 1) == 1);
 	CHECK(lock_is_taken(NULL));
 	/* The kernel looks every three seconds. */
-	WAIT_UNTIL(patience / 1000 + 5, lock_is_free, NULL);
+	WAIT_UNTIL(patience / 1000 + 8, lock_is_free, NULL);
 	kill(host, SIGKILL);
 	CHECK_INT(wait_for_exit(host, 10), -SIGKILL);
 	end_node();

@@ -675,6 +675,85 @@ static void starts_without_descriptors(void)
 	dqlitepy_node_destroy(node);
 }
 
+/* What was acknowledged is there, and nothing twice. */
+static void check_numbers(dqlitepy_handle node, const unsigned char *done, int n)
+{
+	char sql[100];
+	for (int i = 0; i < n; i++) {
+		snprintf(sql, sizeof sql, "SELECT count(*) = 1 AS ok FROM t WHERE a = %d", i);
+		if (done[i])
+			CHECK_JSON(node, sql, "[{\"ok\":1}]");
+	}
+	CHECK_JSON(node, "SELECT count(*) - count(DISTINCT a) AS twice FROM t", "[{\"twice\":0}]");
+}
+
+static int can_write(void *node)
+{
+	return dqlitepy_node_exec(*(dqlitepy_handle *)node, "INSERT INTO t VALUES(-1, NULL); DELETE FROM t WHERE a = -1", NULL, NULL) == 0;
+}
+
+/* A node that runs, in a process that has no descriptor left: it writes beyond the end of its log's segments, snapshots are due,
+ * and whoever wants a descriptor is told that there is none. Then there are some again. */
+static void runs_without_descriptors(void)
+{
+	enum { ROWS_WRITTEN = 60 };
+	const char *dir = path_in_test_dir("node"), *address = free_address();
+	static unsigned char done[ROWS_WRITTEN];
+	struct rlimit old, few;
+	dqlitepy_handle node = 0, session = 0, out = 0;
+	char sql[100], *text = NULL;
+	int last = -1, written = 0, fd;
+	CHECK_OK(dqlitepy_node_create(1, address, dir, &node));
+	CHECK_OK(dqlitepy_node_set_snapshot_params(node, 16, 16, DQLITEPY_TRAILING_STATIC));
+	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	CHECK_EXEC(node, "CREATE TABLE t(a, filling)");
+	CHECK_OK(dqlitepy_session_open(node, "test.db", &session));
+	CHECK_OK(dqlitepy_session_exec(session, "SELECT 1", -1, NULL, NULL));
+	CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
+	few = old;
+	while ((fd = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0 && fd < 200)
+		last = fd;
+	few.rlim_cur = (rlim_t)last + 1;
+	close(fd);
+	CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+	for (int i = 0; i < ROWS_WRITTEN; i++) { /* 42 MB */
+		snprintf(sql, sizeof sql, "INSERT INTO t VALUES(%d, randomblob(700000))", i);
+		double start = now();
+		int rc = dqlitepy_session_exec(session, sql, -1, NULL, NULL);
+		CHECK_WITHIN(start, 10.0);
+		if (rc != DQLITEPY_OK && rc != DQLITEPY_UNKNOWN)
+			check_fail(__FILE__, __LINE__, "%s: %d, %s", sql, rc, last_error_text());
+		done[i] = rc == DQLITEPY_OK;
+		written += rc == DQLITEPY_OK;
+	}
+	/* Those that the node gives back it gets again. */
+	CHECK(written > ROWS_WRITTEN / 2);
+	while (open("/dev/null", O_RDONLY | O_CLOEXEC) >= 0)
+		;
+	CHECK_RC(dqlitepy_queue_open(0, &out), DQLITEPY_INTERNAL);
+	CHECK_ERROR_HAS("descriptor");
+	CHECK(dqlitepy_session_dump(session, path_in_test_dir("dump"), NULL, NULL) != DQLITEPY_OK);
+	CHECK_ERROR_HAS("Too many open files");
+	CHECK_OK(dqlitepy_client_create(address, &out));
+	CHECK_OK(dqlitepy_client_set_timeout(out, 500));
+	CHECK_RC(dqlitepy_client_leader(out, &text), DQLITEPY_NOLEADER);
+	CHECK_JSON(node, "SELECT 1 AS a", "[{\"a\":1}]");
+	CHECK_OK(dqlitepy_metrics(DQLITEPY_METRICS_JSON, &text));
+	dqlitepy_free(text);
+	CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+	WAIT_UNTIL(20, can_write, &node);
+	check_numbers(node, done, ROWS_WRITTEN);
+	CHECK_OK(dqlitepy_session_exec(session, "SELECT 1", -1, NULL, NULL));
+	CHECK_OK(dqlitepy_session_dump(session, path_in_test_dir("dump"), NULL, NULL));
+	CHECK_OK(dqlitepy_session_close(session));
+	CHECK_OK(dqlitepy_node_stop(node));
+	CHECK_OK(dqlitepy_node_start(node));
+	CHECK_OK(dqlitepy_node_open_db(node, "test.db"));
+	check_numbers(node, done, ROWS_WRITTEN);
+	dqlitepy_node_destroy(node);
+}
+
 /* ---- a node that is lost ---- */
 
 /* Every descriptor of an epoll: one or more of each node's threads wait on theirs. */
@@ -903,6 +982,7 @@ int main(int argc, char **argv)
 		{ "nothing_accumulates", nothing_accumulates, 60 },
 		{ "failed_starts_leave_nothing", failed_starts_leave_nothing, 0 },
 		{ "starts_without_descriptors", starts_without_descriptors, 0 },
+		{ "runs_without_descriptors", runs_without_descriptors, 60 },
 		{ "a_lost_node_is_alone", a_lost_node_is_alone, 0 },
 		{ "assertions_abort_if_asked", assertions_abort_if_asked, 60 },
 		{ "trace_variables_of_the_engine", trace_variables_of_the_engine, 0 },

@@ -25,7 +25,8 @@ pub(super) mod code {
 pub(super) const MISREPORTED: &[u8] = b"nonempty statement tail";
 /// What it says of code 10 when SQLite has no text for it: the statement may be committed by the others.
 const NO_REASON: &[u8] = b"leader exec failed";
-const LIKELY_REASONS: &str = "leader exec failed (its disk may be full, read-only or failing, or its memory short)";
+const LIKELY_REASONS: &str =
+    "leader exec failed (its disk may be full, read-only or failing, its memory or descriptors short)";
 
 /// How an attempt to run a statement ended, if it did not succeed.
 pub(super) enum Failed {

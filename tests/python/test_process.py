@@ -219,6 +219,43 @@ def test_beside_sqlite3(node):
     assert node.query("SELECT a FROM t") == [{"a": 1}]
 
 
+BEFORE = """
+import sqlite3, sys
+path, address, directory = sys.argv[1:]
+mine = sqlite3.connect(path, isolation_level=None)
+mine.execute("PRAGMA journal_mode = WAL")
+mine.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1); BEGIN; INSERT INTO t VALUES (2)")
+cursor = mine.execute("SELECT a FROM t UNION ALL SELECT 3")
+assert cursor.fetchone() == (1,)
+
+import support  # the library is loaded here
+for name in ("one.db", "two.db"):
+    node = support.running_node(address, directory)
+    node.open_db(name)
+    node.exec("CREATE TABLE IF NOT EXISTS t (a)")
+    node.exec("INSERT INTO t VALUES (1)")
+    assert node.query("SELECT count(*) AS n FROM t") == [{"n": 1}]
+    if name == "one.db":
+        assert cursor.fetchall() == [(2,), (3,)]  # a statement that was running all the time
+        mine.execute("INSERT INTO t VALUES (4)")
+    support.end(node)
+mine.execute("COMMIT")
+assert mine.execute("SELECT sum(a) FROM t").fetchone() == (7,)
+assert mine.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+other = sqlite3.connect(path)
+assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+other.execute("INSERT INTO t VALUES (5)")
+other.commit()
+print(mine.execute("SELECT count(*) FROM t").fetchone()[0])
+"""
+
+
+def test_sqlite3_before_and_after(tmp_path, address):
+    """Python's SQLite was there first, in the middle of things, and goes on while ours comes, works and ends."""
+    result = support.run_python(BEFORE, tmp_path / "mine.db", address, tmp_path / "node")
+    assert result == (0, "4\n", "")
+
+
 LIKES = """
 import sys
 from support import running_node

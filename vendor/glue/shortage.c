@@ -1,13 +1,14 @@
 /*
- * What the engine cannot take back when memory ends: what is committed is applied when there is memory again, and the index of
- * the WAL changes hands without an address more.
+ * What the engine cannot take back when memory or descriptors end: what is committed is applied when there is memory again, the
+ * index of the WAL changes hands without an address more, and a segment of the log waits for a descriptor.
  *
  * Stands in for mmap and mremap in vfs.c where a write transaction begins and ends, for VfsPoll in leader.c, for
- * raft_aligned_alloc in uv_segment.c, and for the call of raft's that applies an entry.
+ * raft_aligned_alloc in uv_segment.c, for the call of raft's that applies an entry, and for what uv_finalize.c opens files with.
  */
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -16,6 +17,7 @@
 #include "command.h"
 #include "leader.h"
 #include "raft.h"
+#include "raft/uv_fs.h"
 #include "vfs.h"
 
 /* ---- the index ---- */
@@ -134,6 +136,40 @@ int glue_vfs_poll(sqlite3 *conn, struct vfsTransaction *transaction)
 	int rv = VfsPoll(conn, transaction);
 	for (unsigned waited = 0; rv == SQLITE_NOMEM && waits_for_memory(SPARE, &waited);) {
 		rv = VfsPoll(conn, transaction);
+	}
+	return rv;
+}
+
+/* ---- a segment's final name ---- */
+
+/* False if it is not for want of a descriptor that it failed, or there has been none for too long. */
+static bool waits_for_descriptor(const char *reason, unsigned *waited_ms)
+{
+	if (strstr(reason, uv_strerror(UV_EMFILE)) == NULL && strstr(reason, uv_strerror(UV_ENFILE)) == NULL) {
+		return false;
+	}
+	nanosleep(&(struct timespec){ .tv_nsec = PAUSE_MS * 1000 * 1000 }, NULL);
+	*waited_ms += PAUSE_MS;
+	return *waited_ms < LONGEST_MS;
+}
+
+/* A node whose log has a segment without its final name is lost (storage.c). These are called on libuv's threads. */
+int glue_truncate_and_rename(const char *dir, size_t size, const char *from, const char *to, char *reason);
+int glue_truncate_and_rename(const char *dir, size_t size, const char *from, const char *to, char *reason)
+{
+	int rv = UvFsTruncateAndRenameFile(dir, size, from, to, reason);
+	for (unsigned waited = 0; rv != 0 && waits_for_descriptor(reason, &waited);) {
+		rv = UvFsTruncateAndRenameFile(dir, size, from, to, reason);
+	}
+	return rv;
+}
+
+int glue_sync_dir(const char *dir, char *reason);
+int glue_sync_dir(const char *dir, char *reason)
+{
+	int rv = UvFsSyncDir(dir, reason);
+	for (unsigned waited = 0; rv != 0 && waits_for_descriptor(reason, &waited);) {
+		rv = UvFsSyncDir(dir, reason);
 	}
 	return rv;
 }
