@@ -716,6 +716,9 @@ static void forked_children(void)
 	pid_t alive[LIVE_ON];
 	int ends[LIVE_ON], hosts[6], living = 0, children = (int)(each / 2);
 	char want[60];
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	check_skip("the sanitizer's malloc may hang in a child that was forked among threads");
+#endif
 	watch_signals();
 	memset(huge, 'y', sizeof huge - 1);
 	make_all();

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static unsigned long seed = 1;
 static long calls = 1500, seconds = 2, rounds = 20;
@@ -54,6 +55,7 @@ static struct {
 	enum { NONE, CONFIGURED, RUNNING, STOPPED } state;
 	int is_open, rows, sum;
 	const char *dir, *address;
+	const char *list; /* of its cluster, whose other members are in another process */
 } nodes[NODES];
 
 static struct actor sessions[SESSIONS];
@@ -109,7 +111,8 @@ static void create_or_destroy(int n)
 {
 	if (nodes[n].state == NONE) {
 		dqlitepy_handle handle = 0;
-		CHECK_OK(dqlitepy_node_create(1, nodes[n].address, nodes[n].dir, &handle));
+		CHECK_OK(nodes[n].list ? dqlitepy_node_create_with_cluster(1, nodes[n].address, nodes[n].dir, nodes[n].list, &handle)
+				       : dqlitepy_node_create(1, nodes[n].address, nodes[n].dir, &handle));
 		fresh(handle);
 		CHECK_OK(dqlitepy_node_set_busy_timeout(handle, BUSY_MS));
 		nodes[n].self = (struct actor){ .handle = handle, .node = n };
@@ -370,7 +373,7 @@ static void ask_a_client(int n)
 	CHECK_OK(dqlitepy_client_set_timeout(client, nodes[n].state == RUNNING ? 0 : 20));
 	expect("client_leader", dqlitepy_client_leader(client, &text), nodes[n].state == RUNNING ? 0 : DQLITEPY_NOLEADER);
 	if (text != NULL)
-		CHECK_TEXT(text, nodes[n].address);
+		CHECK_HAS(nodes[n].list ? nodes[n].list : nodes[n].address, text);
 	dqlitepy_free(text);
 	CHECK_OK(dqlitepy_client_interrupt(client)); /* nothing is under way */
 	expect("a member that is not there", dqlitepy_client_remove(client, 99), nodes[n].state == RUNNING ? DQLITEPY_NOTFOUND : -1);
@@ -427,15 +430,19 @@ static void wrong_handle(void)
 	dqlitepy_node_destroy(below(2) ? 0 : is_session ? sessions[0].handle : handle);
 }
 
-static void against_a_model(void)
+static void prepare_model(void)
 {
 	state = seed * 0x9e3779b97f4a7c15 + 1;
 	for (int n = 0; n < NODES; n++) {
 		nodes[n].dir = path_in_test_dir(n ? "b" : "a");
 		nodes[n].address = free_address();
 	}
+}
+
+static void make_calls(long calls_to_make)
+{
 	CHECK_OK(dqlitepy_queue_open(0, &queue));
-	for (long i = 0; i < calls; i++) {
+	for (long i = 0; i < calls_to_make; i++) {
 		int n = below(NODES), s = below(SESSIONS);
 		switch (below(20)) {
 		case 0: create_or_destroy(n); break;
@@ -469,6 +476,45 @@ static void against_a_model(void)
 		if (nodes[n].state != NONE)
 			dqlitepy_node_destroy(nodes[n].self.handle);
 	CHECK_OK(dqlitepy_queue_close(queue));
+}
+
+static void against_a_model(void)
+{
+	prepare_model();
+	make_calls(calls);
+}
+
+/* The helper: two more members, until its end is closed. */
+static int be_members(char **arguments)
+{
+	dqlitepy_handle node = 0;
+	for (unsigned i = 0; i < 2; i++) {
+		CHECK_OK(dqlitepy_node_create_with_cluster(i + 2, arguments[1 + i], arguments[3 + i], arguments[0], &node));
+		CHECK_OK(dqlitepy_node_set_busy_timeout(node, BUSY_MS)); /* the one of who leads counts */
+		CHECK_OK(dqlitepy_node_start(node));
+	}
+	puts("ready");
+	fflush(stdout);
+	return getchar() == EOF ? 0 : 1;
+}
+
+/* The same where one of the nodes is a member of three, and mostly not the one that leads. */
+static void against_a_model_of_three(void)
+{
+	static char list[200];
+	const char *addresses[2] = { free_address(), free_address() };
+	prepare_model();
+	snprintf(list, sizeof list, "%s,%s,%s", nodes[1].address, addresses[0], addresses[1]);
+	nodes[1].list = list;
+	create_or_destroy(1);
+	CHECK_OK(dqlitepy_node_start(nodes[1].self.handle));
+	nodes[1].state = RUNNING;
+	struct helper helper = start_helper((const char *const[]){ "members", list, addresses[0], addresses[1], path_in_test_dir("c"),
+								    path_in_test_dir("d"), NULL });
+	CHECK_TEXT(helper_line(&helper, 30), "ready");
+	make_calls(calls / 3);
+	close(helper.in);
+	CHECK_INT(wait_for_exit(helper.pid, 30), 0);
 }
 
 /* ---- many threads ---- */
@@ -798,10 +844,13 @@ int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
 		{ "against_a_model", against_a_model, 7200 },
+		{ "against_a_model_of_three", against_a_model_of_three, 7200 },
 		{ "many_threads", many_threads, 7200 },
 		{ "cycles", cycles, 7200 },
 		{ NULL, NULL, 0 },
 	};
+	if (argc == 8 && strcmp(argv[1], "--helper") == 0)
+		return be_members(argv + 3);
 	if (getenv("RANDOM_CALLS"))
 		sscanf(getenv("RANDOM_CALLS"), "%lu %ld %ld %ld", &seed, &calls, &seconds, &rounds);
 	return check_main(argc, argv, tests);
