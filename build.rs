@@ -79,6 +79,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("sqlite3_finalize", "glue_finalize"),
             ("query__batch", "glue_query_batch"),
             ("stmt__registry_get", "glue_stmt_get"),
+            ("stmt__registry_add", "glue_stmt_add"),
             ("raft_remove", "glue_raft_remove"),
             ("leader_exec", "glue_leader_exec"),
             ("leader_exec_resume", "glue_exec_resume"),
@@ -322,6 +323,27 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "extern int glue_encode(struct exec *, const struct command_frames *, struct raft_buffer *); \
          int rv = glue_encode(req, &c, &buf);",
     ),
+    // The second statement of a text waited behind a writer without a timer, also if it was a read, and was begun when that had
+    // ended, be it amid a stop. It has not been looked at yet, so it may always go on; a write waits like others then.
+    (
+        "src/leader.c",
+        "second",
+        "if (db->active_leader == req->leader) {\n\t\t/* make sure",
+        "if (db->active_leader == req->leader || sm_state(&req->sm) == EXEC_INITED) {\n\t\t/* make sure",
+    ),
+    (
+        "src/leader.c",
+        "second",
+        "if (db->active_leader == NULL || db->active_leader == req->leader) {\n\t\tqueue_remove",
+        "if (db->active_leader == NULL || db->active_leader == req->leader || sm_state(&req->sm) == EXEC_INITED) {\n\t\tqueue_remove",
+    ),
+    (
+        "src/leader.c",
+        "second",
+        "if (req != NULL) {\n\t\t\t\tPRE(IN(db->active_leader, NULL, req->leader));\n\t\t\t\tdb->active_leader = req->leader;",
+        "if (req != NULL && sm_state(&req->sm) == EXEC_INITED) { return exec_tick(req); } \
+         if (req != NULL) { PRE(IN(db->active_leader, NULL, req->leader)); db->active_leader = req->leader;",
+    ),
     // And where there it finds nothing to change, the leader may.
     (
         "src/leader.c",
@@ -337,6 +359,33 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "too_large",
         "if (is_db_full(req->leader->conn, transaction->n_pages)) {\n\t\treturn SQLITE_FULL;",
         "extern bool glue_is_too_large(struct exec *, unsigned); if (glue_is_too_large(req, transaction->n_pages)) {\n\t\treturn RAFT_ERROR;",
+    ),
+    // A request for which there was no memory counted as under way for ever, and its connection's end waited for it.
+    (
+        "src/gateway.c",
+        "begun",
+        "struct exec *exec = raft_malloc(sizeof *exec);\n\tif (exec == NULL) {",
+        "struct exec *exec = raft_malloc(sizeof *exec); if (exec == NULL) { g->req = NULL;",
+    ),
+    // A DUMP for which there was no memory: its failure stood behind the beginning of the answer, and read as another one.
+    (
+        "src/gateway.c",
+        "dumped",
+        "tracef(\"main dump failed\");",
+        "req->buffer->offset = sizeof(uint64_t);",
+    ),
+    (
+        "src/gateway.c",
+        "dumped",
+        "tracef(\"WAL dump failed\");",
+        "req->buffer->offset = sizeof(uint64_t);",
+    ),
+    // A database for which there was no memory stood in the registry, with nothing in it set.
+    (
+        "src/registry.c",
+        "unnamed",
+        "db__init(*db, r->config, filename);",
+        "if (db__init(*db, r->config, filename) != DQLITE_OK) { sqlite3_free(*db); return DQLITE_NOMEM; }",
     ),
     // A connection that is closed while it has statements lives on until the last of them: vendor/glue/interrupt.c.
     (
@@ -436,6 +485,55 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "discarded",
         "logDiscard(r->log, index);\n\tqueue_remove(&req->queue);\n\tsm_fail",
         "if (logLastIndex(r->log) >= start) { logDiscard(r->log, start); } queue_remove(&req->queue); sm_fail",
+    ),
+    // Members that were to be changed, and the log did not take that: the list was freed that was in use from then on, and so
+    // was the request, of which raft kept hold. Both are as they were before.
+    (
+        "src/raft/client.c",
+        "unchanged",
+        "raft_term term = r->current_term;\n\tint rv;\n\n\t(void)req;",
+        "raft_term term = r->current_term; int rv; struct raft_configuration before = r->configuration; (void)req;",
+    ),
+    (
+        "src/raft/client.c",
+        "unchanged",
+        "rv = progressRebuildArray(r, configuration);\n\t\tif (rv != 0) {\n\t\t\tgoto err;",
+        "rv = progressRebuildArray(r, configuration); if (rv != 0) { logTruncate(r->log, index); goto err;",
+    ),
+    (
+        "src/raft/client.c",
+        "unchanged",
+        "raft_configuration_close(&r->configuration);\n\t\tr->configuration = *configuration;",
+        "r->configuration = *configuration;",
+    ),
+    (
+        "src/raft/client.c",
+        "unchanged",
+        "r->configuration_uncommitted_index = index;\n\n\treturn 0;",
+        "r->configuration_uncommitted_index = index; \
+         if (configuration != &r->configuration) { raft_configuration_close(&before); } return 0;",
+    ),
+    (
+        "src/raft/client.c",
+        "unchanged",
+        "err_after_log_append:\n\tlogTruncate(r->log, index);\n\nerr:",
+        "err_after_log_append: logTruncate(r->log, index); if (configuration != &r->configuration) { \
+         int failed = progressRebuildArray(r, &before); dqlite_assert(failed == 0); r->configuration = before; } err:",
+    ),
+    (
+        "src/raft/client.c",
+        "unchanged",
+        "tracef(\"clientChangeConfiguration failed %d\", rv);",
+        "r->leader_state.change = NULL;",
+    ),
+    // The same where the log says so later.
+    (
+        "src/raft/replication.c",
+        "rolled_back",
+        "if (r->state == RAFT_LEADER) {\n\t\t\tconvertToFollower(r);\n\t\t}\n\t}\n}",
+        "if (r->state == RAFT_LEADER) { convertToFollower(r); } \
+         if (r->state == RAFT_FOLLOWER && r->configuration_uncommitted_index > logLastIndex(r->log)) { \
+         int failed = membershipRollback(r); dqlite_assert(failed == 0); } } }",
     ),
     // The log's writer closed a descriptor and then took it out of epoll, when its number may be another thread's.
     (
@@ -590,6 +688,26 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "!s->writer.closing) {",
         "!s->writer.closing && (s->barrier == NULL || s->barrier == uv->barrier)) {",
     ),
+    // What could not be handed to the disk stayed queued behind its request's end: vendor/glue/storage.c.
+    (
+        "src/raft/uv_append.c",
+        "written",
+        "are not lost. */\n\t\t\tgoto err;",
+        "are not lost. */ extern void glue_not_written(void); glue_not_written(); goto err;",
+    ),
+    (
+        "src/raft/uv_append.c",
+        "written",
+        "rv = uvAliveSegmentWrite(segment);\n\tif (rv != 0) {",
+        "rv = uvAliveSegmentWrite(segment); if (rv != 0) { extern void glue_not_written(void); glue_not_written();",
+    ),
+    // A segment that could not be used for want of a descriptor kept its own.
+    (
+        "src/raft/uv_append.c",
+        "unused",
+        "tracef(\"prepare segment ready failed (%d)\", rv);",
+        "UvOsClose(req->fd);",
+    ),
     // An entry that comes again while it is still being sent was put behind its place in the log.
     (
         "src/raft/log.c",
@@ -632,11 +750,13 @@ const CURES_IN_C: &[&str] = &[
     "further",
     "halves",
     "lease",
+    "members",
     "reserve",
     "schema",
     "signals",
     "silent",
     "stop",
+    "stop_here",
     "stopped",
     "tail",
     "unsent",

@@ -15,7 +15,9 @@
 
 #include "raft.h"
 #include "raft/configuration.h"
+#include "raft/convert.h"
 #include "raft/log.h"
+#include "raft/progress.h"
 #include "raft/recv.h"
 
 /* --- raft's storage --- */
@@ -251,6 +253,7 @@ static struct raft raft;
 static struct raft_io_append *appending;
 static struct raft_io_snapshot_put *storing;
 static unsigned votes;
+static bool refuses; /* to append */
 
 static int stand_in_init(struct raft_io *which, raft_id id, const char *address)
 {
@@ -294,16 +297,24 @@ static int stand_in_word(struct raft_io *which, raft_term word)
 	return 0;
 }
 
+static bool is_any(const struct sm *sm, int before)
+{
+	(void)sm, (void)before;
+	return true;
+}
+
 static int stand_in_append(struct raft_io *which,
 			   struct raft_io_append *request,
 			   const struct raft_entry entries[],
 			   unsigned n,
 			   raft_io_append_cb cb)
 {
+	static const struct sm_conf any = { .name = "any", .flags = SM_INITIAL | SM_FINAL | SM_FAILURE };
 	(void)which, (void)entries, (void)n;
+	sm_init(&request->sm, is_any, NULL, &any, "append", 0);
 	request->cb = cb;
 	appending = request;
-	return 0;
+	return refuses ? RAFT_IOERR : 0;
 }
 
 static int stand_in_send(struct raft_io *which,
@@ -402,6 +413,62 @@ static void one_vote_a_term(void)
 	CHECK_INT(votes, 1);
 }
 
+static void lead(void)
+{
+	start_on_stand_in();
+	CHECK_INT(convertToCandidate(&raft, true), 0);
+	CHECK_INT(convertToLeader(&raft), 0);
+}
+
+static void check_three_members(raft_index last)
+{
+	CHECK_INT(raft.configuration.n, 3);
+	for (unsigned i = 0; i < 3; i++) {
+		CHECK_INT(raft.configuration.servers[i].id, i + 1);
+		CHECK_INT(atoi(raft.configuration.servers[i].address), i + 1);
+		CHECK_INT(raft.configuration.servers[i].role, RAFT_VOTER);
+	}
+	CHECK_INT(raft.configuration_uncommitted_index, 0);
+	CHECK_INT(logLastIndex(raft.log), last);
+}
+
+static int outcome;
+
+static void was_changed(struct raft_change *change, int status)
+{
+	(void)change;
+	outcome = status;
+}
+
+/* Its storage has no descriptor for the next segment. */
+static void a_change_that_the_log_refuses(void)
+{
+	struct raft_change change;
+	lead();
+	refuses = true;
+	CHECK_INT(raft_add(&raft, &change, 4, "4", was_changed), RAFT_IOERR);
+	check_three_members(2);
+	CHECK_INT(raft_remove(&raft, &change, 2, was_changed), RAFT_IOERR);
+	check_three_members(2);
+	CHECK_INT(raft_assign(&raft, &change, 2, RAFT_SPARE, was_changed), RAFT_IOERR);
+	check_three_members(2);
+	CHECK(raft.leader_state.change == NULL);
+	refuses = false;
+	CHECK_INT(raft_add(&raft, &change, 4, "4", was_changed), 0);
+	CHECK_INT(raft.configuration.n, 4);
+	CHECK_INT(progressNextIndex(&raft, 3), 4);
+}
+
+static void a_change_that_the_disk_refuses(void)
+{
+	struct raft_change change;
+	lead();
+	CHECK_INT(raft_add(&raft, &change, 4, "4", was_changed), 0);
+	appending->cb(appending, RAFT_NOSPACE);
+	CHECK_INT(outcome, RAFT_LEADERSHIPLOST);
+	check_three_members(2);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct test tests[] = {
@@ -410,6 +477,8 @@ int main(int argc, char **argv)
 		{ "an_entry_that_comes_again", an_entry_that_comes_again, 0 },
 		{ "a_snapshot_that_finds_no_room", a_snapshot_that_finds_no_room, 0 },
 		{ "one_vote_a_term", one_vote_a_term, 0 },
+		{ "a_change_that_the_log_refuses", a_change_that_the_log_refuses, 0 },
+		{ "a_change_that_the_disk_refuses", a_change_that_the_disk_refuses, 0 },
 		{ NULL, NULL, 0 },
 	};
 	return check_main(argc, argv, tests);
@@ -425,6 +494,12 @@ void glue_not_installed(void)
 
 void glue_not_finished(void);
 void glue_not_finished(void)
+{
+	longjmp(lost, 1);
+}
+
+void glue_not_written(void);
+void glue_not_written(void)
 {
 	longjmp(lost, 1);
 }

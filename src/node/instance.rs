@@ -413,15 +413,14 @@ impl Instance {
         ));
         log::info(format_args!("node {} at {} is stopping", self.me.id, self.me.address));
         let (done, wait) = mpsc::channel();
-        net::sys::spawn("dqlite-stop", move || {
-            core.door.close();
-            let stopped = core.engine.stop();
-            // With its descriptors, which whoever waits may count.
-            drop(core);
-            // Nobody may be waiting any more.
-            let _ = done.send(stopped);
-        })
-        .map_err(|error| Error::internal(format!("no thread to stop the engine on: {error}")))?;
+        let there = Arc::clone(&core);
+        // Nobody may be waiting any more.
+        let thread = net::sys::spawn("dqlite-stop", move || drop(done.send(end(there))));
+        if thread.is_err() {
+            // Without the engine nobody could stop it any more: the deadline has to give way.
+            return end(core);
+        }
+        drop(core);
         let left = deadline.saturating_duration_since(Instant::now());
         wait.recv_timeout(left).unwrap_or_else(|_| {
             Err(Error::new(
@@ -440,6 +439,15 @@ impl Instance {
         let core = self.core.lock().clone();
         core.ok_or_else(|| Error::new(Kind::Stopped, format!("the node at {} is stopped", self.me.address)))
     }
+}
+
+/// Blocks until the engine has stopped.
+fn end(core: Arc<Core>) -> Result<()> {
+    core.door.close();
+    let stopped = core.engine.stop();
+    // With its descriptors, which whoever waits may count.
+    drop(core);
+    stopped
 }
 
 impl Drop for Instance {

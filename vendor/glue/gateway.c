@@ -80,6 +80,18 @@ struct stmt *glue_stmt_get(struct stmt__registry *registry, size_t id)
 	return id < registry->len ? registry->buf[id] : NULL;
 }
 
+/* Without memory for the statement its place in the table was never set. */
+int glue_stmt_add(struct stmt__registry *registry, struct stmt **stmt);
+int glue_stmt_add(struct stmt__registry *registry, struct stmt **stmt)
+{
+	size_t before = registry->len;
+	int rv = stmt__registry_add(registry, stmt);
+	if (rv != 0 && registry->len > before) {
+		registry->buf[before] = NULL;
+	}
+	return rv;
+}
+
 /* The engine closes a connection first and finalizes its statements behind that. Called from leader.c. */
 void glue_finalize_all(struct leader *leader);
 void glue_finalize_all(struct leader *leader)

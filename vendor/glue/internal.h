@@ -363,8 +363,11 @@ void glue_bounds_long(struct glue_bounds *bounds, struct sqlite3 *conn, struct s
 /* It ends soon, whatever the database holds. Only for what is to run at once, and has the write lock if it writes. */
 bool glue_is_bounded(struct glue_bounds *bounds, struct sqlite3 *conn, const char *sql);
 
-/* Answers a statement whose condition does not hold (gateway.c); false if it is to run. */
+/* The connection has a database open, and waits for the end of a change of the members or of the leader (node.c). */
 struct gateway;
+bool glue_is_about_members(const struct gateway *gateway);
+
+/* Answers a statement whose condition does not hold (gateway.c); false if it is to run. */
 struct handle;
 struct buffer;
 bool glue_is_unwanted(struct gateway *gateway,

@@ -36,7 +36,8 @@ static bool works_on_rows(const char *sql)
 int glue_prepare(sqlite3 *conn, const char *sql, int size, sqlite3_stmt **stmt, const char **tail);
 int glue_prepare(sqlite3 *conn, const char *sql, int size, sqlite3_stmt **stmt, const char **tail)
 {
-	size_t length = strlen(sql);
+	/* The statements behind it may be many. */
+	size_t length = strnlen(sql, LONGEST + 1);
 	struct glue_kept *kept = works_on_rows(sql) && length <= LONGEST ? glue_kept_of(conn) : NULL;
 	if (kept != NULL) {
 		sqlite3_stmt **place = &kept->stmt[hash_of(sql, length) % GLUE_KEPT];

@@ -1,5 +1,6 @@
 /* One node's life: create, configure, lock, prepare, start; later stop and free. Each step on a thread with a guard. */
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ struct glue_node {
 	struct glue_visits *visits;
 	struct glue_turn turn;
 	struct glue_opened opened;
+	atomic_bool losing; /* somebody tells the owner */
 	atomic_bool lost;
 	atomic_bool stopping;
 	bool started; /* the engine's thread exists */
@@ -108,11 +110,16 @@ bool glue_is_lost(struct glue_node *node)
 	return atomic_load(&node->lost);
 }
 
+/* Whoever knows that the node is lost may end it, so the owner knows first. */
 void glue_mark_lost(struct glue_node *node, const char *reason)
 {
-	if (!atomic_exchange(&node->lost, true)) {
+	if (!atomic_exchange(&node->losing, true)) {
 		snprintf(node->reason, sizeof node->reason, "%s", reason);
 		node->options.lost(node->options.data, reason);
+		atomic_store(&node->lost, true);
+	}
+	while (!glue_is_lost(node)) {
+		sched_yield();
 	}
 }
 
@@ -385,11 +392,23 @@ void glue_gateway_close_leader(struct gateway *gateway)
 	gateway__close_leader(gateway);
 }
 
+bool glue_is_about_members(const struct gateway *gateway)
+{
+	return CURE_MEMBERS && gateway->req != NULL && gateway->leader != NULL && gateway->leader->pending == 0;
+}
+
+/*
+ * A change of the members closes its connection, at its end, without the database, whose transaction would keep the write lock;
+ * and it may take as long as a member takes to catch up.
+ */
 void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb);
 void glue_gateway_close(struct gateway *gateway, gateway_close_cb cb)
 {
 	if (is_writing(gateway)) {
 		shut_down(gateway);
+	}
+	if (glue_is_about_members(gateway)) {
+		gateway__close_leader(gateway);
 	}
 	gateway__close(gateway, cb);
 }
@@ -517,7 +536,8 @@ static void *guarded_thread(void *arg)
 	return NULL;
 }
 
-static int run_guarded(struct glue_node *node, int (*step)(struct glue_node *))
+/* `must`: where there is no thread to be had, on this one. */
+static int run_guarded(struct glue_node *node, int (*step)(struct glue_node *), bool must)
 {
 	struct guarded_call call = { .node = node, .step = step };
 	pthread_t thread;
@@ -526,13 +546,16 @@ static int run_guarded(struct glue_node *node, int (*step)(struct glue_node *))
 	glue_thread_attr(&attr);
 	glue_mask_signals(&old);
 	int rv = pthread_create(&thread, &attr, guarded_thread, &call);
+	if (rv == 0) {
+		pthread_join(thread, NULL);
+	} else if (must) {
+		guarded_thread(&call);
+	} else {
+		snprintf(node->reason, sizeof node->reason, "no thread for the engine: %s", strerror(rv));
+		call.result = rv;
+	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
-	if (rv != 0) {
-		snprintf(node->reason, sizeof node->reason, "no thread for the engine: %s", strerror(rv));
-		return rv;
-	}
-	pthread_join(thread, NULL);
 	return call.result;
 }
 
@@ -575,7 +598,7 @@ int glue_node_start(const struct glue_options *options, struct glue_node **out, 
 		}
 		return DQLITE_NOMEM;
 	}
-	int rv = run_guarded(node, start_engine);
+	int rv = run_guarded(node, start_engine, false);
 	if (rv != 0) {
 		snprintf(reason, size, "%s", node->reason);
 		free_unless_lost(node);
@@ -602,7 +625,7 @@ static int stop_engine(struct glue_node *node)
 int glue_node_stop(struct glue_node *node)
 {
 	atomic_store(&node->stopping, true);
-	int rv = run_guarded(node, stop_engine);
+	int rv = run_guarded(node, stop_engine, CURE_STOP_HERE);
 	free_unless_lost(node);
 	return rv;
 }

@@ -32,6 +32,13 @@ void glue_not_finished(void)
 		    __func__);
 }
 
+/* raft forgets what it asked for, and its storage does not. Called from uv_append.c. */
+void glue_not_written(void);
+void glue_not_written(void)
+{
+	dqlite_fail("the log could be written; starting the node again goes on from what it holds", __FILE__, __LINE__, __func__);
+}
+
 /* Stands in for convertToUnavailable in recv.c and tick.c: raft does nothing any more then, and says so to nobody. */
 void glue_convert_to_unavailable(struct raft *raft);
 void glue_convert_to_unavailable(struct raft *raft)

@@ -292,6 +292,12 @@ static void feed_ahead(struct glue_visitor *visitor, uv_stream_t *stream)
 	}
 }
 
+static bool has_gone(uv_stream_t *stream)
+{
+	struct pollfd client = { .events = POLLRDHUP };
+	return uv_fileno((uv_handle_t *)stream, &client.fd) == 0 && poll(&client, 1, 0) == 1;
+}
+
 static void visitor_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct transport *transport = stream->data;
@@ -305,6 +311,9 @@ static void visitor_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 		/* libuv tries once again behind each read; after that the client is sending more, or has gone. */
 		if (n != UV_ENOBUFS || ++visitor->unwanted > 1) {
 			stop_listening(visitor);
+			if (glue_is_about_members(&visitor->conn.gateway) && has_gone(stream)) {
+				conn__stop(&visitor->conn);
+			}
 		}
 		return;
 	}
