@@ -781,11 +781,15 @@ int dqlitepy_node_query(dqlitepy_handle handle, const char *sql, char **json_out
 /**
  * Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
  *
+ * What is sent to the node's address has to come here: a start that is to join a cluster fails with DQLITEPY_INVALID while
+ * another node answers there.
+ *
  * `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
  * Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
  * Does not block. Since 0.1.0.
  */
-int dqlitepy_node_set_bind_address(dqlitepy_handle handle, const char *address);
+int dqlitepy_node_set_bind_address(dqlitepy_handle handle,
+                                   const char *address);
 
 /**
  * Sets whether a start may set damaged log segments aside (on: the default) or fails and names them (0: off).

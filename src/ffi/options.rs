@@ -24,6 +24,9 @@ pub const DQLITEPY_BOOTSTRAP_FORCE: c_int = 2;
 
 /// Sets where the node listens, if not at its address: an interface of its own, or "0.0.0.0:9001" for all of them.
 ///
+/// What is sent to the node's address has to come here: a start that is to join a cluster fails with DQLITEPY_INVALID while
+/// another node answers there.
+///
 /// `address` is a NUL-terminated UTF-8 "host:port"; port 0 means the port of the node's address.
 /// Before start only. Returns DQLITEPY_OK, DQLITEPY_INVALID, DQLITEPY_NOTFOUND or DQLITEPY_MISUSE (running).
 /// Does not block. Since 0.1.0.
