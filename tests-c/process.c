@@ -866,6 +866,52 @@ static void a_lost_node_is_alone(void)
 	dqlitepy_node_destroy(other);
 }
 
+enum { ENDLESS_ONES = 64 };
+
+/* Threads that run statements of nodes. */
+static int are_all_running(void *unused)
+{
+	int running = 0;
+	DIR *tasks = opendir("/proc/self/task");
+	CHECK(tasks != NULL);
+	(void)unused;
+	for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+		char path[300], name[20] = "";
+		snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
+		FILE *file = fopen(path, "r");
+		running += file && fgets(name, sizeof name, file) && strcmp(name, "dqlite-sql\n") == 0;
+		if (file)
+			fclose(file);
+	}
+	closedir(tasks);
+	return running >= ENDLESS_ONES;
+}
+
+/* As many statements as a queue has threads, none of which ends, leave the processor and the threads of another node to it. */
+static void endless_statements_of_another_node(void)
+{
+	dqlitepy_handle busy = running_node(path_in_test_dir("busy"), free_address()), queue = 0;
+	dqlitepy_handle node = running_node(path_in_test_dir("node"), free_address()), sessions[ENDLESS_ONES];
+	CHECK_EXEC(node, "CREATE TABLE t(a)");
+	CHECK_OK(dqlitepy_queue_open(0, &queue));
+	for (int i = 0; i < ENDLESS_ONES; i++)
+		CHECK_OK(dqlitepy_session_open(busy, "test.db", &sessions[i]));
+	for (int i = 0; i < ENDLESS_ONES; i++)
+		CHECK_OK(dqlitepy_queue_session_exec(queue, (uint64_t)i, sessions[i], LONG_SELECT, -1, NULL, 0));
+	WAIT_UNTIL(60, are_all_running, NULL);
+	for (int i = 0; i < 3; i++) {
+		CHECK_EXEC(node, "INSERT INTO t VALUES(1)");
+		CHECK(are_all_running(NULL));
+	}
+	CHECK_JSON(node, "SELECT count(*) AS n FROM t", "[{\"n\":3}]");
+	CHECK_OK(dqlitepy_queue_close(queue)); /* and with it they end */
+	for (int i = 0; i < ENDLESS_ONES; i++)
+		CHECK_OK(dqlitepy_session_close(sessions[i]));
+	CHECK_EXEC(node, "INSERT INTO t VALUES(1)");
+	dqlitepy_node_destroy(busy);
+	dqlitepy_node_destroy(node);
+}
+
 /* The helper: its node is lost. */
 static int lose_a_node(const char *dir, const char *address)
 {
@@ -1042,6 +1088,7 @@ int main(int argc, char **argv)
 		{ "runs_without_descriptors", runs_without_descriptors, 60 },
 		{ "a_segment_waits_for_a_descriptor", a_segment_waits_for_a_descriptor, 0 },
 		{ "a_lost_node_is_alone", a_lost_node_is_alone, 0 },
+		{ "endless_statements_of_another_node", endless_statements_of_another_node, 100 },
 		{ "assertions_abort_if_asked", assertions_abort_if_asked, 60 },
 		{ "trace_variables_of_the_engine", trace_variables_of_the_engine, 0 },
 		{ "nothing_of_our_memory_goes_to_the_disk", nothing_of_our_memory_goes_to_the_disk, 0 },
