@@ -138,7 +138,8 @@ fn change(
             Outcome::Done => return Ok(()),
             // What is there already is refused too.
             Outcome::Refused(_) if is_done(&mut conn, done, deadline) => return Ok(()),
-            Outcome::Refused(error) => return Err(error),
+            // Of an attempt before it that is not told.
+            Outcome::Refused(error) => return Err(unknown.map_or(error.clone(), |before| before.with(error))),
             Outcome::Later(error) => error,
             Outcome::Unknown(error) => unknown.insert(error).clone(),
         };

@@ -223,16 +223,24 @@ impl Conn {
         if self.took_shortcut() {
             return Ok(());
         }
-        if !self.stream.was_just_heard() && self.stream.is_over() {
-            // Seen before a byte was written, it is certain that the request did not run.
-            self.out.clear();
-            return Err(Broken {
-                sent: false,
-                cause: Cause::Closed,
-                reason: "the node has closed the connection".to_owned(),
-            });
-        }
-        self.flush(request.name(), deadline)
+        // Seen before a byte was written, it is certain that the request did not run. What nobody has asked for, the last words
+        // of a node that ends the connection for one, would be read as its answer.
+        let spoke = match self.stream.was_just_heard() {
+            _ if !self.filled.is_empty() => Some(true),
+            true => None,
+            false => self.stream.speaks(),
+        };
+        let (cause, reason) = match spoke {
+            None => return self.flush(request.name(), deadline),
+            Some(true) => (Cause::Other, "the node says what nobody has asked for"),
+            Some(false) => (Cause::Closed, "the node has closed the connection"),
+        };
+        self.out.clear();
+        Err(Broken {
+            sent: false,
+            cause,
+            reason: reason.to_owned(),
+        })
     }
 
     /// True: the other end, in this process, has begun with the request, and has often answered it already.

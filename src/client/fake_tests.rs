@@ -297,7 +297,7 @@ fn nodes(list: &[&Member], out: &mut Vec<u8>) {
     }
 }
 
-fn message(kind: u8, fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub(crate) fn message(kind: u8, fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut body = Vec::new();
     fields(&mut body);
     let mut out = ((body.len() / 8) as u32).to_le_bytes().to_vec();
@@ -306,11 +306,11 @@ fn message(kind: u8, fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-fn number(value: u64, out: &mut Vec<u8>) {
+pub(crate) fn number(value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-fn text(value: &str, out: &mut Vec<u8>) {
+pub(crate) fn text(value: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(value.as_bytes());
     out.resize(
         out.len().next_multiple_of(8) + if value.len().is_multiple_of(8) { 8 } else { 0 },
@@ -322,7 +322,7 @@ fn empty() -> Vec<u8> {
     message(8, |out| number(0, out))
 }
 
-fn failure(code: u64, why: &str) -> Vec<u8> {
+pub(crate) fn failure(code: u64, why: &str) -> Vec<u8> {
     let mut out = Vec::new();
     encode_failure(code, why, &mut out);
     out

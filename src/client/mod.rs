@@ -15,7 +15,7 @@ mod change;
 mod conn;
 mod connector;
 #[cfg(test)]
-mod fake_tests;
+pub(crate) mod fake_tests;
 mod manage;
 mod members;
 mod probe;

@@ -6,11 +6,11 @@ use std::time::Instant;
 use crate::client::Conn;
 use crate::db::bound;
 use crate::db::cache::Prepared;
-use crate::db::failed::{Failed, ended, may_change, not_run, refused, senseless};
+use crate::db::failed::{Failed, ended, not_run, refused, senseless, unread};
 use crate::db::part::Part;
 use crate::db::session::{Attempt, Changes, Keep, Session, Sink};
 use crate::db::sql::{Kind as Sql, Statement};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::memory;
 use crate::metrics::Count;
 use crate::wire::{End, Params, Request, Response, Rows, Value};
@@ -97,11 +97,7 @@ impl Session {
             sql: statement.text.as_bytes(),
             params: Params::NONE,
         };
-        match fetch(self.conn()?, &request, statement, sink, deadline) {
-            // As in `first_part`.
-            Err(Failed::Misreported) => self.fetch_prepared(statement, sink, deadline),
-            other => other,
-        }
+        fetch(self.conn()?, &request, statement, sink, deadline)
     }
 
     /// PREPARE and QUERY: the way that is safe for a write that yields rows, and that reports every failure.
@@ -160,7 +156,7 @@ impl Session {
                 parameters: params,
             },
             Response::Failure { code, message } => return Err(refused(statement, code, message)),
-            other => return Err(senseless("PREPARE", &other)),
+            other => return Err(senseless(&statement.as_read(), "PREPARE", &other)),
         };
         self.cache.insert(text, prepared);
         Ok(prepared)
@@ -181,8 +177,11 @@ impl Session {
         };
         let mut found = Changes::default();
         let mut take = |rows: &mut Rows<'_>| take_numbers(rows, statement, &mut found);
-        // The write is done and must not look failed because its numbers were lost.
-        let _ = fetch(conn, &request, statement, &mut take, deadline);
+        // The write is done and must not look failed because its numbers were lost. They may still come, and must not be taken
+        // for the answer to something else.
+        if fetch(conn, &request, statement, &mut take, deadline).is_err() {
+            self.drop_connection("what a statement changed could not be asked for");
+        }
         Ok(found)
     }
 }
@@ -200,9 +199,11 @@ pub(super) fn receive_part(
         None => conn.next_part(deadline),
     };
     match response.map_err(|broken| ended(statement, broken))? {
-        Response::Rows(rows) => part.describe(&rows).map_err(Failed::Ended)?,
+        Response::Rows(rows) => part
+            .describe(&rows)
+            .map_err(|error| Failed::Ended(unread(statement, error)))?,
         Response::Failure { code, message } => return Err(refused(statement, code, message)),
-        other => return Err(senseless("a query", &other)),
+        other => return Err(senseless(statement, "a query", &other)),
     }
     conn.take_body(part.body_mut())
         .map_err(|broken| ended(statement, broken))
@@ -216,7 +217,7 @@ pub(super) fn changes(response: &Response<'_>, statement: &Statement<'_>, reques
             rows_affected,
         } => Ok(numbers(statement, *last_insert_id, *rows_affected)),
         Response::Failure { code, message } => Err(refused(statement, *code, message)),
-        other => Err(senseless(request, other)),
+        other => Err(senseless(statement, request, other)),
     }
 }
 
@@ -244,18 +245,9 @@ pub(super) fn take_rows(conn: &mut Conn, statement: &Statement<'_>, sink: Sink<'
                 }
             }
             Response::Failure { code, message } => return Err(refused(statement, code, message)),
-            other => return Err(senseless("a query", &other)),
+            other => return Err(senseless(statement, "a query", &other)),
         }
     }
-}
-
-/// Rows that could not be taken: of a write only their end says that it was done.
-fn unread(statement: &Statement<'_>, error: Error) -> Error {
-    if error.kind() != Kind::NoMemory || !may_change(statement) {
-        return error;
-    }
-    let text = format!("{}; it is not known whether the statement was applied", error.message());
-    Error::new(Kind::Unknown, text)
 }
 
 /// Reads a part to its end without looking at it.

@@ -127,10 +127,13 @@ pub(super) fn exec_batch(session: &SharedSession, sql: &OwnedStatement, sets: &[
             Err(error) => error,
         };
         // A transaction that is gone already needs nothing; ours alone is ended here, the caller's is told.
-        if inside && failure.kind() == Kind::Sql && core.in_transaction() {
-            let _ = control(core, ROLLBACK_TO).and_then(|()| control(core, RELEASE));
-        } else if !inside && core.in_transaction() {
-            let _ = control(core, "ROLLBACK");
+        if !inside {
+            core.take_back(deadline);
+        } else if core.is_inside() {
+            let taken = control(core, ROLLBACK_TO).and_then(|()| control(core, RELEASE));
+            if taken.is_err() {
+                core.drop_connection("a part of a batch could not be taken back");
+            }
         }
         Err(outcome(failure, inside, session.wake()))
     })

@@ -22,7 +22,7 @@ pub(super) mod code {
 }
 
 /// What the engine says of QUERY_SQL that failed before its first step, whatever the cause. [protocol 11.3]
-pub(super) const MISREPORTED: &[u8] = b"nonempty statement tail";
+const MISREPORTED: &[u8] = b"nonempty statement tail";
 /// What it says of code 10 when SQLite has no text for it: the statement may be committed by the others.
 const NO_REASON: &[u8] = b"leader exec failed";
 const LIKELY_REASONS: &str =
@@ -128,9 +128,32 @@ pub(super) fn failure(code: u64, text: &str) -> Error {
     Error::sql(i32::try_from(code).unwrap_or(1), text)
 }
 
-pub(super) fn senseless(request: &str, response: &Response<'_>) -> Failed {
-    Failed::Ended(Error::internal(format!(
-        "{request} was answered with {}",
-        response.name()
-    )))
+pub(super) fn senseless(statement: &Statement<'_>, request: &str, response: &Response<'_>) -> Failed {
+    let answer = format!("{request} was answered with {}", response.name());
+    Failed::Ended(unread(statement, Error::internal(answer)))
+}
+
+/// An answer that could not be taken: of a write only its end says that it was done.
+pub(super) fn unread(statement: &Statement<'_>, error: Error) -> Error {
+    if !may_change(statement) {
+        return error;
+    }
+    let text = format!("{}; it is not known whether the statement was applied", error.message());
+    Error::new(Kind::Unknown, text)
+}
+
+/// The statement failed behind rows that were handed out: run again, it would give them twice.
+pub(super) fn behind_rows(statement: &Statement<'_>, failed: Failed) -> Failed {
+    match failed {
+        // Its first step was done.
+        Failed::NotRun(error) => undecided(statement, error.message()),
+        Failed::Refused(error) if error.sqlite_code() == code::BUSY as i32 => Failed::Ended(error),
+        Failed::Misreported => Failed::Refused(misreported()),
+        failed => failed,
+    }
+}
+
+/// What stands for an error whose reason is not told.
+pub(super) fn misreported() -> Error {
+    Error::sql(code::ERROR as i32, String::from_utf8_lossy(MISREPORTED))
 }

@@ -162,7 +162,7 @@ pub(super) fn serve(
     mine
 }
 
-fn run(session: &mut Session, sqls: &[&str], deadline: Instant) -> Vec<Result<Changes>> {
+pub(super) fn run(session: &mut Session, sqls: &[&str], deadline: Instant) -> Vec<Result<Changes>> {
     let together = sqls.len() > 1 && !session.in_transaction() && !session.is_tainted();
     let mut results = if together {
         commit_together(session, sqls, deadline)
@@ -188,29 +188,21 @@ fn commit_together(session: &mut Session, sqls: &[&str], deadline: Instant) -> V
     };
     let whole = session.is_inside() && begun.answers.iter().all(Option::is_some);
     if !whole || begun.defers_checks {
-        end(session, deadline);
+        session.take_back(deadline);
         return none;
     }
     match exec(session, "COMMIT", deadline) {
         Ok(_) => begun.answers,
         // Refused, or not even asked.
         Err(error) if session.is_inside() || error.kind() == Kind::TransactionLost => {
-            end(session, deadline);
+            session.take_back(deadline);
             none
         }
         Err(error) => {
-            end(session, deadline);
+            session.take_back(deadline);
             let failed = |done: Result<Changes>| done.and(Err(error.clone()));
             begun.answers.into_iter().map(|answer| answer.map(failed)).collect()
         }
-    }
-}
-
-/// Whatever is left of the transaction is gone afterwards, also what the session remembers of it.
-fn end(session: &mut Session, deadline: Instant) {
-    if session.in_transaction() && exec(session, "ROLLBACK", deadline).is_err() {
-        session.drop_connection("a group of statements could not be taken back");
-        let _ = exec(session, "ROLLBACK", deadline);
     }
 }
 

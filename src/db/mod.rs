@@ -5,6 +5,8 @@ mod backup;
 mod bound;
 mod cache;
 mod failed;
+#[cfg(test)]
+mod fake_tests;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod group;
@@ -12,6 +14,8 @@ mod part;
 mod patience;
 mod pipeline;
 mod prepared;
+#[cfg(test)]
+mod random_tests;
 mod session;
 mod shared;
 mod sql;
@@ -157,7 +161,8 @@ impl Database {
             self.fetch(&statement, &mut take, deadline)?;
         }
         self.connector.metrics().add(Count::RowsRead, json.row_count());
-        json.finish().ok_or_else(no_room)
+        json.finish()
+            .ok_or_else(|| no_room().with("what the statement did stays done"))
     }
 
     fn fetch(&self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Result<()> {

@@ -72,6 +72,14 @@ impl Session {
     }
 
     fn begin_ahead(&mut self, begin: &Statement<'_>, all: &[Statement<'_>], deadline: Instant) -> Attempt<Begun> {
+        // It may be another leader than the one that was asked, and would run them without the transaction.
+        if !self.is_conditional(deadline)? {
+            self.exec_sql(begin, deadline)?;
+            return Ok(Begun {
+                answers: vec![None; all.len()],
+                defers_checks: false,
+            });
+        }
         let conn = self.conn()?;
         let broken = |broken| ended(begin, broken);
         conn.queue(&exec_sql(begin.text), When::Always).map_err(broken)?;
@@ -94,7 +102,8 @@ impl Session {
                 Ok(changes) => Some(Ok(changes)),
                 Err(Failed::Refused(error)) => Some(Err(error)),
                 // The transaction was over, for one.
-                Err(_) => None,
+                Err(Failed::NotRun(_) | Failed::Misreported) => None,
+                Err(failed) => return Err(failed),
             });
         }
         opened?;
@@ -142,6 +151,7 @@ impl Session {
                     .map_err(|broken| ended(statement, broken))?;
                 match changes(&response, statement, "EXEC") {
                     Ok(changes) => total = total.saturating_add(changes.rows_affected),
+                    Err(failure @ (Failed::Ended(_) | Failed::Woken { .. })) => return Err(failure),
                     Err(failure) => failed = failed.or(Some(failure)),
                 }
             }

@@ -4,6 +4,7 @@
 //! except that the answers 10250, 12 and 5 to a single statement outside a transaction prove that it did not run.
 //! [client-behaviour 3.5]
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,18 @@ use crate::db::cache::Cache;
 use crate::db::failed::{self, Failed, code, failure};
 use crate::db::part::Part;
 use crate::db::patience::Patience;
-use crate::db::sql::{Kind as Sql, Statement};
+use crate::db::sql::{Kind as Sql, Statement, statements};
 use crate::db::transaction::Transaction;
+use crate::db::value::check_text;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{Call, Count, Metrics};
 use crate::wire::{Params, Request, Response, Rows, Value};
 
 /// Between being told "not leader" by the leader and asking again: a transfer of leadership is under way.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+/// What SQLite says of BEGIN inside a transaction.
+const INSIDE: &[u8] = b"cannot start a transaction within a transaction";
 
 /// What a statement changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,10 +173,25 @@ impl Session {
 
     /// Runs a statement for its rows.
     pub(crate) fn query(&mut self, statement: &Statement<'_>, sink: Sink<'_>, deadline: Instant) -> Result<()> {
-        self.run(statement, deadline, |session| match statement.kind {
-            Sql::Read => session.fetch_direct(statement, sink, deadline),
-            _ if statement.rows => session.fetch_prepared(statement, sink, deadline),
-            _ => session.exec_sql(statement, deadline).map(|_| ()),
+        let taken = Cell::new(false);
+        let mut sink = |rows: &mut Rows<'_>| {
+            taken.set(true);
+            sink(rows)
+        };
+        self.run(statement, deadline, |session| {
+            let fetched = match statement.kind {
+                Sql::Read => match session.fetch_direct(statement, &mut sink, deadline) {
+                    // It is one statement, so the text hides another reason; the prepared way tells.
+                    Err(Failed::Misreported) if !taken.get() => session.fetch_prepared(statement, &mut sink, deadline),
+                    fetched => fetched,
+                },
+                _ if statement.rows => session.fetch_prepared(statement, &mut sink, deadline),
+                _ => session.exec_sql(statement, deadline).map(|_| ()),
+            };
+            fetched.map_err(|failed| match taken.get() {
+                true => failed::behind_rows(statement, failed),
+                false => failed,
+            })
         })
     }
 
@@ -185,19 +205,20 @@ impl Session {
         deadline: Instant,
     ) -> Result<Option<Conn>> {
         *part = Part::empty();
-        self.run(statement, deadline, |session| {
+        let started = self.run(statement, deadline, |session| {
             if keep == Keep::Yes && !statement.controls_transaction() {
                 session.check_count(statement, params, deadline)?;
             }
             let most = session.most;
             session.conn()?.take_at_most(most);
             session.first_part(statement, params, keep, part, deadline)
-        })?;
-        if !part.is_last() {
+        });
+        if started.is_ok() && !part.is_last() {
             return Ok(self.conn.take());
         }
+        // Other statements have no such limit, whatever became of this one.
         self.conn.iter_mut().for_each(|conn| conn.take_at_most(u64::MAX));
-        Ok(None)
+        started.map(|()| None)
     }
 
     /// Takes back a connection that was lent out: its rows ended, or failed.
@@ -208,12 +229,7 @@ impl Session {
 
     /// The rows of a statement failed after the first part.
     pub(super) fn rows_failed(&mut self, statement: &Statement<'_>, failed: Failed, deadline: Instant) -> Error {
-        let failed = match failed {
-            // Its first step was done.
-            Failed::NotRun(error) => failed::undecided(statement, error.message()),
-            failed => failed,
-        };
-        let error = self.settle(statement, failed, deadline);
+        let error = self.settle(statement, failed::behind_rows(statement, failed), deadline);
         self.metrics().error(&error);
         error
     }
@@ -270,6 +286,7 @@ impl Session {
                 format!("the transaction is gone ({reason}); nothing of it was kept. Call ROLLBACK, then begin again"),
             ));
         }
+        check_text(statement.text)?;
         let mut patience = Patience::new(self.busy, deadline);
         loop {
             self.connect(deadline)?;
@@ -310,7 +327,7 @@ impl Session {
                 }
                 return error;
             }
-            Failed::Misreported => return Error::sql(1, String::from_utf8_lossy(failed::MISREPORTED)),
+            Failed::Misreported => return failed::misreported(),
             Failed::NotRun(error) => {
                 self.disconnect();
                 if self.transaction.is_open() {
@@ -331,7 +348,7 @@ impl Session {
         self.lose(&error)
     }
 
-    /// Another thread closed the session, or interrupted the call.
+    /// Another thread closed the session, or interrupted the call; or the node is lost.
     fn woken(&self, unknown: bool) -> Error {
         let outcome = if unknown {
             "it is not known whether the statement was applied"
@@ -339,7 +356,7 @@ impl Session {
             "nothing was changed"
         };
         let (kind, why) = match self.wake.check() {
-            Err(why) if why.kind() == Kind::Interrupted && unknown => (Kind::Unknown, why.message().to_owned()),
+            Err(why) if why.kind() != Kind::Shutdown && unknown => (Kind::Unknown, why.message().to_owned()),
             Err(why) => (why.kind(), why.message().to_owned()),
             Ok(()) => (Kind::Shutdown, "the call was ended by another thread".to_owned()),
         };
@@ -350,6 +367,15 @@ impl Session {
     pub(super) fn drop_connection(&mut self, reason: &str) {
         self.disconnect();
         self.transaction.lose(reason);
+    }
+
+    /// Whatever is left of a transaction that nobody else knows is gone afterwards, also what the session remembers of it.
+    pub(super) fn take_back(&mut self, deadline: Instant) {
+        let rollback = statements("ROLLBACK").next();
+        if self.in_transaction() && rollback.is_none_or(|rollback| self.exec(&rollback, deadline).is_err()) {
+            self.disconnect();
+            self.transaction = Transaction::None;
+        }
     }
 
     /// What was prepared on the connection means nothing without it.
@@ -371,23 +397,28 @@ impl Session {
     }
 
     /// Whether the transaction still is after something that may have ended it. The protocol has no word for it, so BEGIN
-    /// is asked: it fails inside a transaction, and outside it is taken back.
+    /// is asked: it fails inside a transaction, and outside it is taken back. A transaction of which this cannot be told is
+    /// lost: what follows would perhaps be committed alone.
     pub(super) fn ask_transaction(&mut self, deadline: Instant) {
-        let Some(conn) = &mut self.conn else { return };
-        let begin = |conn: &mut Conn, sql: &[u8]| {
-            let request = Request::ExecSql {
-                db: 0,
-                sql,
-                params: Params::NONE,
-            };
-            conn.call(&request, deadline)
-                .map(|response| matches!(response, Response::Result { .. }))
-        };
-        match begin(conn, b"BEGIN").and_then(|outside| Ok(outside && begin(conn, b"ROLLBACK")?)) {
+        match self.is_outside(deadline) {
             Ok(true) => self.transaction = Transaction::None,
             Ok(false) => {}
-            Err(broken) => self.drop_connection(&broken.reason),
+            Err(reason) => self.drop_connection(&reason),
         }
+    }
+
+    fn is_outside(&mut self, deadline: Instant) -> std::result::Result<bool, String> {
+        let Some(conn) = &mut self.conn else { return Ok(false) };
+        for sql in [&b"BEGIN"[..], b"ROLLBACK"] {
+            let (db, params) = (0, Params::NONE);
+            match conn.call(&Request::ExecSql { db, sql, params }, deadline) {
+                Ok(Response::Result { .. }) => {}
+                Ok(Response::Failure { message: INSIDE, .. }) => return Ok(false),
+                Ok(_) => return Err("it cannot be told whether a transaction is open".to_owned()),
+                Err(broken) => return Err(broken.reason),
+            }
+        }
+        Ok(true)
     }
 
     fn connect(&mut self, deadline: Instant) -> Result<()> {

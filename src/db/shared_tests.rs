@@ -313,3 +313,20 @@ fn nothing_of_a_batch_is_kept_when_one_of_it_ends_the_transaction() {
         }
     }
 }
+
+/// One of 2 GiB would have hung the engine's loop. The bytes are never written, and so take no memory.
+#[test]
+fn a_statement_that_is_too_long_is_refused_here() {
+    let fixture = Fixture::new("long");
+    let session = fixture.session();
+    let mut bytes = vec![0; (2 << 30) + 100];
+    bytes[..8].copy_from_slice(b"SELECT '");
+    bytes[(2 << 30) + 99] = b'\'';
+    let text = String::from_utf8(bytes).unwrap();
+    let statement = statements(&text).next().unwrap();
+    let error = session
+        .call(|core, deadline| core.exec(&statement, deadline))
+        .unwrap_err();
+    assert_eq!((error.kind(), error.sqlite_code()), (Kind::Sql, 18), "{error}");
+    assert_eq!(one(&session, "SELECT 1"), 1);
+}

@@ -15,7 +15,7 @@ use crate::db::session::Keep;
 use crate::db::shared::SharedSession;
 use crate::db::sql::OwnedStatement;
 use crate::db::value::TOO_BIG;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics::Count;
 use crate::wire::{Malformed, Params, Value};
@@ -203,7 +203,13 @@ impl ResultRows {
         }
         // Another thread waits for a row.
         self.session.wake().interrupt();
-        self.stream.lock().close(&self.session)
+        let mut stream = self.stream.lock();
+        stream.close(&self.session)?;
+        match &stream.failed {
+            // That thread was told; who closes a write without an error takes it for made.
+            Some(error) if matches!(error.kind(), Kind::Unknown | Kind::TransactionLost) => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Stream>> {
@@ -263,7 +269,10 @@ impl Stream {
     /// Rows that cannot be read end everything: the connection may be out of step.
     fn intact<T>(&mut self, session: &SharedSession, read: std::result::Result<T, Malformed>) -> Result<T> {
         read.map_err(|fault| {
-            let error = Error::internal(format!("the rows make no sense: {fault}"));
+            let mut error = Error::internal(format!("the rows make no sense: {fault}"));
+            if let Some(sql) = &self.sql {
+                error = failed::unread(&sql.get(), error);
+            }
             self.part = Part::empty();
             match self.conn.take() {
                 Some(conn) => self.fail(session, conn, Failed::Ended(error)),

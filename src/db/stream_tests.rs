@@ -134,3 +134,18 @@ fn a_result_beyond_the_callers_limit_is_refused_and_the_session_goes_on() {
     assert_eq!(read_all(MANY).unwrap(), 20_000);
     assert_eq!(read_all("SELECT zeroblob(300000)").unwrap(), 1);
 }
+
+/// The limit of a query that failed is not that of the statements behind it.
+#[test]
+fn a_limit_ends_with_its_statement() {
+    let fixture = Fixture::new("limit");
+    let session = fixture.session();
+    session.exec("CREATE TABLE t(a)").unwrap();
+    session.set_max_result(64).unwrap();
+    assert_eq!(session.query("SELECT").err().unwrap().sqlite_code(), 1);
+    let changes = session
+        .exec("INSERT INTO t VALUES (1), (2) RETURNING hex(zeroblob(100))")
+        .unwrap();
+    assert_eq!(changes.rows_affected, 2);
+    assert_eq!(one(&session, "SELECT count(*) FROM t"), 2);
+}

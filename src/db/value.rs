@@ -104,6 +104,21 @@ pub(super) fn check_total(values: &[Owned], sql: &str) -> Result<()> {
     ))
 }
 
+/// A longer text SQLite refuses; and one of 2 GiB would hang the engine, whose buffer counts in 32 bits. [engine 4 N]
+pub(super) fn check_text(sql: &str) -> Result<()> {
+    let size = sql.len() as u64;
+    if size <= limits::VALUE {
+        return Ok(());
+    }
+    Err(Error::sql(
+        TOO_BIG,
+        format!(
+            "the statement has {size} bytes, and SQLite takes {} at most",
+            limits::VALUE
+        ),
+    ))
+}
+
 fn without_nul(bytes: &[u8], index: usize) -> Result<&[u8]> {
     match memchr::memchr(0, bytes) {
         None => Ok(bytes),

@@ -293,9 +293,9 @@ impl Stream {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// The other side has closed or reset the connection, and everything it sent before was read.
-    pub(crate) fn is_over(&self) -> bool {
-        sys::is_over(&self.shared.socket)
+    /// Whether the other side has sent more than was read, or has closed or reset the connection; None if neither.
+    pub(crate) fn speaks(&self) -> Option<bool> {
+        sys::speaks(&self.shared.socket)
     }
 
     /// Ends every call on this stream, now and later.

@@ -278,15 +278,16 @@ pub(crate) fn wait_writable(fd: impl AsFd, deadline: Instant) -> io::Result<bool
     }
 }
 
-/// The stream has ended: nothing is there to be read, and nothing will come.
-pub(crate) fn is_over(fd: impl AsFd) -> bool {
+/// Whether a byte is there to be read, or the stream has ended; None while there is neither.
+pub(crate) fn speaks(fd: impl AsFd) -> Option<bool> {
     let mut byte = 0_u8;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     // SAFETY: the buffer is one live byte, and the descriptor is open while it is borrowed.
     let result = unsafe { libc::recv(fd.as_fd().as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
     match check_size(result) {
-        Ok(count) => count == 0,
-        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        Ok(count) => Some(count > 0),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+        Err(_) => Some(false),
     }
 }
 
