@@ -166,12 +166,15 @@ pub(super) fn into_c_string(mut bytes: Vec<u8>) -> *mut c_char {
     if shrunk.is_null() { block.cast() } else { shrunk.cast() }
 }
 
+/// What is said of a call for whose result there is no memory.
+pub(super) const STAYS_DONE: &str = "what the statement did stays done";
+
 /// The same for the result of a call.
 pub(super) fn handed_over(bytes: Vec<u8>) -> Result<*mut c_char> {
     let size = bytes.len();
     let text = into_c_string(bytes);
     if text.is_null() {
-        return Err(memory::none_for(size, "the result").with("what the statement did stays done"));
+        return Err(memory::none_for(size, "the result").with(STAYS_DONE));
     }
     Ok(text)
 }

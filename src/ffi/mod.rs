@@ -22,6 +22,7 @@ mod statement;
 use std::ffi::{c_char, c_int, c_ulonglong, c_void};
 use std::sync::Arc;
 
+use crate::db::ResultRows;
 use crate::engine::fork;
 use crate::error::Result;
 use crate::handle::{self, Object};
@@ -81,6 +82,11 @@ pub struct dqlitepy_completion {
 fn object<T: Object>(handle: dqlitepy_handle) -> Result<Arc<T>> {
     fork::check()?;
     handle::get(handle)
+}
+
+/// A handle for rows. Without memory for it they are closed, and what gave them is not undone.
+fn rows_handle(rows: ResultRows) -> Result<dqlitepy_handle> {
+    handle::insert(rows).map_err(|error| error.with(alloc::STAYS_DONE))
 }
 
 /// For benches/micro.rs.

@@ -9,7 +9,7 @@ use crate::db::{BoundStatement, PreparedStatement, ResultRows, SharedSession};
 use crate::engine::fork;
 use crate::error::{Error, Kind, Result};
 use crate::ffi::guard::{guard, guard_always, message_of};
-use crate::ffi::{alloc, args, dqlitepy_completion, dqlitepy_handle, dqlitepy_value, object, ret};
+use crate::ffi::{alloc, args, dqlitepy_completion, dqlitepy_handle, dqlitepy_value, object, ret, rows_handle};
 use crate::handle;
 use crate::memory;
 use crate::net::parse_csv;
@@ -424,7 +424,7 @@ fn fill(c: &mut dqlitepy_completion, outcome: Outcome) -> Result<()> {
             c.handle = statement.map_or(Ok(0), handle::insert)?;
             c.tail = tail as u64;
         }
-        Outcome::Rows(rows) => c.handle = handle::insert(rows)?,
+        Outcome::Rows(rows) => c.handle = rows_handle(rows)?,
     }
     Ok(())
 }

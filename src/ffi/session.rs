@@ -9,7 +9,7 @@ use crate::db::{Mode, SharedSession};
 use crate::engine::fork;
 use crate::error::{Error, Result};
 use crate::ffi::guard::{guard, guard_always, guard_code, guard_value, message_of};
-use crate::ffi::{alloc, args, dqlitepy_handle, object, ret};
+use crate::ffi::{alloc, args, dqlitepy_handle, object, ret, rows_handle};
 use crate::handle;
 use crate::limits::{self, Timeout};
 use crate::net::parse_csv;
@@ -154,7 +154,7 @@ pub unsafe extern "C" fn dqlitepy_session_query(
     guard(|| {
         // SAFETY: the caller's promise.
         let (out, sql) = unsafe { (args::out(rows_out, "rows_out")?, args::text_of(sql, sql_size, "sql")?) };
-        *out = handle::insert(self::session(session, |session| session.query(sql))?)?;
+        *out = rows_handle(self::session(session, |session| session.query(sql))?)?;
         Ok(())
     })
 }

@@ -6,7 +6,7 @@ use crate::db::{PreparedStatement, Value};
 use crate::engine::fork;
 use crate::error::Result;
 use crate::ffi::guard::{guard, guard_always};
-use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_value, object};
+use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_value, object, rows_handle};
 use crate::handle;
 
 /// Makes a call on a statement and remembers its failure with its session.
@@ -265,7 +265,7 @@ pub unsafe extern "C" fn dqlitepy_statement_query(statement: dqlitepy_handle, ro
     guard(|| {
         // SAFETY: the caller's promise.
         let out = unsafe { args::out(rows_out, "rows_out") }?;
-        *out = handle::insert(self::statement(statement, PreparedStatement::query)?)?;
+        *out = rows_handle(self::statement(statement, PreparedStatement::query)?)?;
         Ok(())
     })
 }

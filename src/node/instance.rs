@@ -336,12 +336,16 @@ impl Instance {
 
     /// What a failed call says if the node was lost meanwhile.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        match self.watch.check() {
-            Err(lost) if lost.message() != error.message() => {
-                Error::internal(format!("{} ({})", lost.message(), error.message()))
-            }
-            _ => error,
-        }
+        let lost = match self.watch.check() {
+            Err(lost) if !error.message().starts_with(lost.message()) => lost,
+            _ => return error,
+        };
+        // What is not known of a write the loss of its node does not tell.
+        let kind = match error.kind() {
+            Kind::Unknown => Kind::Unknown,
+            _ => Kind::Internal,
+        };
+        Error::new(kind, format!("{} ({})", lost.message(), error.message()))
     }
 
     /// The members as this node knows them.

@@ -194,6 +194,37 @@ fn an_assertion_ends_a_call_that_waits() {
 }
 
 #[test]
+fn an_assertion_leaves_open_whether_the_write_that_waits_was_made() {
+    let dir = Dir::new("amid");
+    let victim = node(7, &free_address(), &dir);
+    let briefly = |config: &mut Config| {
+        config.options.busy_timeout_ms = 10;
+        Ok(())
+    };
+    victim.configure(briefly).unwrap();
+    victim.start().unwrap();
+    victim.open_db("test.db").unwrap();
+    victim.exec("CREATE TABLE t(a)").unwrap();
+    let mut other = connect(&victim);
+    let mut refused = |sql: &str| {
+        let (db, sql, params) = (0, sql.as_bytes(), Params::NONE);
+        let request = Request::ExecSql { db, sql, params };
+        matches!(other.call(&request, soon()).unwrap(), Response::Failure { .. })
+    };
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| victim.exec(&format!("INSERT INTO t {ENDLESS}")));
+        wait_until("the write has the lock", || {
+            refused("BEGIN IMMEDIATE") || refused("ROLLBACK")
+        });
+        strike(&victim);
+        let error = waiting.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), Kind::Unknown, "{error}");
+        assert!(error.message().contains("assertion"), "{error}");
+    });
+    victim.destroy();
+}
+
+#[test]
 fn stop_ends_a_statement_that_would_never_end() {
     let dir = Dir::new("endless");
     let node = started(&dir);
