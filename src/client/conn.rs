@@ -372,7 +372,9 @@ impl Conn {
 
     fn successor(&self, deadline: Instant) -> Option<String> {
         let leader = self.leader.as_ref()?;
-        leader.connector.successor(&leader.address, deadline)
+        // Where its answer came meanwhile there is no need to ask those who may not answer.
+        let waits = || self.stream.speaks().is_none();
+        leader.connector.successor(&leader.address, waits, deadline)
     }
 }
 

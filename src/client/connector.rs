@@ -120,14 +120,17 @@ impl Connector {
     }
 
     /// Who leads in the place of the node at `address`, if somebody else knows and that one confirms it. Asks this process's
-    /// node, or those of the list if there is none.
-    pub(super) fn successor(&self, address: &str, deadline: Instant) -> Option<String> {
+    /// node, or those of the list if there is none, one after the other while it is `wanted`.
+    pub(super) fn successor(&self, address: &str, wanted: impl Fn() -> bool, deadline: Instant) -> Option<String> {
         let informants: Vec<String> = match &self.ways.local {
             Some(local) => vec![local.address().to_owned()],
             None => self.addresses.iter().map(ToString::to_string).collect(),
         };
         let ask = |informant: &str| self.ways.ask(informant, limits::QUICK, deadline);
         for informant in informants.iter().filter(|informant| *informant != address) {
+            if !wanted() {
+                return None;
+            }
             match ask(informant) {
                 Ok(Answer::Leads(_)) => return Some(informant.clone()),
                 // A node that was cut off may name one that led before.

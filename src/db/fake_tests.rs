@@ -356,3 +356,37 @@ fn who_closes_rows_of_a_write_that_another_thread_waits_for_hears_what_became_of
     }
     drop(open);
 }
+
+/// Others may be asked meanwhile whether the leader still is one, and need not answer.
+#[test]
+fn neither_an_answer_nor_an_interrupt_waits_for_those_who_are_silent() {
+    let silent: Vec<TcpListener> = (0..12).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let listed = silent.iter().map(|it| it.local_addr().unwrap().to_string());
+    let slow = leader(move |_, request| match sql(request) {
+        "SELECT 1" => {
+            thread::sleep(limits::LEADER_LOOK + limits::QUICK / 2);
+            Some(rows(1, &[1], COMPLETE))
+        }
+        _ => {
+            thread::sleep(Duration::from_secs(20));
+            None
+        }
+    });
+    let list: Vec<String> = std::iter::once(slow).chain(listed).collect();
+    let session = session(&list.join(","), 20_000);
+    let few = limits::QUICK * 5;
+    let began = Instant::now();
+    assert_eq!(one(&session, "SELECT 1"), 1);
+    assert!(began.elapsed() < few, "{:?}", began.elapsed());
+    thread::scope(|scope| {
+        let endless = scope.spawn(|| session.exec("SELECT 2").unwrap_err().kind());
+        while !session.wake().is_under_way() {
+            thread::yield_now();
+        }
+        thread::sleep(limits::LEADER_LOOK + limits::QUICK / 2);
+        let began = Instant::now();
+        session.interrupt().unwrap();
+        assert_eq!(endless.join().unwrap(), Kind::Interrupted);
+        assert!(began.elapsed() < few, "{:?}", began.elapsed());
+    });
+}

@@ -436,7 +436,7 @@ impl Session {
             self.wake.check()?;
             let (mut conn, address) = self.connector.leader_for(&self.wake, deadline)?;
             self.wake.watch(Box::new(conn.waker()))?;
-            conn.ends_with_lead_of(&address, &self.connector);
+            conn.ends_with_lead_of(&address, &Arc::new(self.connector.for_call(&self.wake)));
             let request = Request::Open {
                 name: self.database.as_bytes(),
                 flags: 0,
