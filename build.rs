@@ -136,6 +136,7 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/raft/recv.c",
         &[
             ("recvRequestVote", "glue_recv_request_vote"),
+            ("recvInstallSnapshot", "glue_recv_install_snapshot"),
             ("convertToFollower", "glue_convert_to_follower"),
             ("convertToUnavailable", "glue_convert_to_unavailable"),
         ],
@@ -660,6 +661,15 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "tracef(\"restore snapshot %\"",
         "extern void glue_not_installed(void); glue_not_installed(); tracef(\"restore snapshot %\"",
     ),
+    // A snapshot that a leader could not read, for want of memory or of descriptors, counted as sent for half a minute.
+    (
+        "src/raft/replication.c",
+        "unread",
+        "tracef(\"get snapshot %s\", raft_strerror(status));\n\t\tgoto abort;",
+        "raft_free(snapshot); i = configurationIndexOf(&r->configuration, req->server_id); \
+         if (r->state == RAFT_LEADER && i < r->configuration.n && progressState(r, i) == PROGRESS__SNAPSHOT) { \
+         progressAbortSnapshot(r, i); } goto abort;",
+    ),
     // Nobody looked whether a segment of the log could get its final name: vendor/glue/storage.c.
     (
         "src/raft/uv_finalize.c",
@@ -753,6 +763,7 @@ const CURES_IN_C: &[&str] = &[
     "members",
     "reserve",
     "schema",
+    "sent_again",
     "signals",
     "silent",
     "stop",

@@ -19,6 +19,7 @@
 #include "raft/log.h"
 #include "raft/progress.h"
 #include "raft/recv.h"
+#include "raft/replication.h"
 
 /* --- raft's storage --- */
 
@@ -252,6 +253,8 @@ static void an_entry_that_comes_again(void)
 static struct raft raft;
 static struct raft_io_append *appending;
 static struct raft_io_snapshot_put *storing;
+static struct raft_io_snapshot_get *reading;
+static raft_time clock_says = 1;
 static unsigned votes;
 static bool refuses; /* to append */
 
@@ -342,10 +345,18 @@ static int stand_in_put(struct raft_io *which,
 	return 0;
 }
 
+static int stand_in_get(struct raft_io *which, struct raft_io_snapshot_get *request, raft_io_snapshot_get_cb cb)
+{
+	(void)which;
+	request->cb = cb;
+	reading = request;
+	return 0;
+}
+
 static raft_time stand_in_time(struct raft_io *which)
 {
 	(void)which;
-	return 1;
+	return clock_says;
 }
 
 static int stand_in_random(struct raft_io *which, int least, int most)
@@ -368,6 +379,7 @@ static void start_on_stand_in(void)
 		.append = stand_in_append,
 		.send = stand_in_send,
 		.snapshot_put = stand_in_put,
+		.snapshot_get = stand_in_get,
 		.time = stand_in_time,
 		.random = stand_in_random,
 	};
@@ -390,6 +402,28 @@ static void a_snapshot_that_finds_no_room(void)
 	}
 	storing->cb(storing, RAFT_NOSPACE);
 	check_fail(__FILE__, __LINE__, "it went on");
+}
+
+static void lead_on_stand_in(void)
+{
+	start_on_stand_in();
+	CHECK_INT(convertToCandidate(&raft, false), 0);
+	CHECK_INT(convertToLeader(&raft), 0);
+}
+
+static void a_snapshot_that_cannot_be_read(void)
+{
+	struct raft_progress *member;
+	lead_on_stand_in();
+	member = &raft.leader_state.progress[1];
+	raft.log->snapshot.last_index = 1;
+	member->next_index = 1;
+	member->recent_recv = true;
+	clock_says = 1000;
+	CHECK_INT(replicationProgress(&raft, 1), 0);
+	CHECK_INT(member->state, PROGRESS__SNAPSHOT);
+	reading->cb(reading, raft_malloc(sizeof(struct raft_snapshot)), RAFT_NOMEM);
+	CHECK_INT(member->state, PROGRESS__PROBE);
 }
 
 static void ask_for_vote(raft_id candidate, const char *address)
@@ -476,6 +510,7 @@ int main(int argc, char **argv)
 		{ "a_segment_that_gets_no_name", a_segment_that_gets_no_name, 0 },
 		{ "an_entry_that_comes_again", an_entry_that_comes_again, 0 },
 		{ "a_snapshot_that_finds_no_room", a_snapshot_that_finds_no_room, 0 },
+		{ "a_snapshot_that_cannot_be_read", a_snapshot_that_cannot_be_read, 0 },
 		{ "one_vote_a_term", one_vote_a_term, 0 },
 		{ "a_change_that_the_log_refuses", a_change_that_the_log_refuses, 0 },
 		{ "a_change_that_the_disk_refuses", a_change_that_the_disk_refuses, 0 },

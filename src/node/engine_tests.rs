@@ -12,13 +12,13 @@ use crate::net::{Stream, parse_csv};
 use crate::wire::{Params, Request, Response};
 
 /// Numbers of raft's messages. [raft.h]
-const APPEND_ENTRIES: u64 = 1;
-const APPEND_ENTRIES_RESULT: u64 = 2;
+pub(super) const APPEND_ENTRIES: u64 = 1;
+pub(super) const APPEND_ENTRIES_RESULT: u64 = 2;
 const REQUEST_VOTE: u64 = 3;
-const INSTALL_SNAPSHOT: u64 = 5;
+pub(super) const INSTALL_SNAPSHOT: u64 = 5;
 
 /// A link as another member opens it, past the door, where nobody asks who it is.
-fn link(node: &Node, id: u64, address: &str) -> Stream {
+pub(super) fn link(node: &Node, id: u64, address: &str) -> Stream {
     let stream = instance(node).dial_stream().unwrap();
     let mut bytes = 1_u64.to_le_bytes().to_vec();
     Request::Connect {
@@ -30,7 +30,7 @@ fn link(node: &Node, id: u64, address: &str) -> Stream {
     stream
 }
 
-fn words(words: &[u64]) -> Vec<u8> {
+pub(super) fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
@@ -42,7 +42,7 @@ fn exec_sql(sql: &str) -> Request<'_> {
     }
 }
 
-fn exec(conn: &mut Conn, sql: &str) {
+pub(super) fn exec(conn: &mut Conn, sql: &str) {
     let answer = conn.call(&exec_sql(sql), soon()).unwrap();
     assert!(matches!(answer, Response::Result { .. }), "{answer:?}");
 }

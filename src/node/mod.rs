@@ -455,4 +455,6 @@ mod engine_tests;
 #[cfg(test)]
 mod failover_tests;
 #[cfg(test)]
+mod install_tests;
+#[cfg(test)]
 mod tests;

@@ -123,6 +123,12 @@ static struct transfer *transfer_to(struct glue_transfers *all, raft_id peer)
 	return transfer;
 }
 
+bool glue_snapshot_was_sent(uint64_t peer)
+{
+	const struct transfer *transfer = transfer_to(glue_transfers_here(), peer);
+	return transfer != NULL && transfer->stage == GLUE_INSTALLING;
+}
+
 /* The engine counts from when it began. As long as the member comes nearer, that is not what matters. */
 static void be_patient(struct glue_transfers *all, unsigned i)
 {

@@ -134,6 +134,20 @@ void glue_link_refused(struct raft *raft, const char *address);
 /* Our link to that peer is there (loop.c). */
 bool glue_speaks_to(struct raft *raft, const char *address);
 
+/* A snapshot that came while this node could not take it (install.c); with the turn. */
+struct glue_late;
+struct glue_install {
+	uv_timer_t timer;
+	struct glue_late *late; /* NULL: none */
+};
+struct glue_install *glue_install_of(struct raft *raft);
+void glue_install_open(struct glue_install *install, struct raft *raft, uv_loop_t *loop);
+void glue_install_detach(struct glue_install *install);
+/* A link between us and that member has ended, or a new one has come. */
+void glue_snapshot_in_doubt(struct raft *raft, uint64_t peer);
+/* All of a snapshot has gone to that member, and no answer was heard (catchup.c). */
+bool glue_snapshot_was_sent(uint64_t peer);
+
 /* What the log holds since the last snapshot (snapshot.c); with the turn. */
 struct glue_growth {
 	uint64_t snapshot; /* the last one's index */

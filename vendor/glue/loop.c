@@ -57,6 +57,7 @@ struct glue_loop {
 	bool closing;
 	uv_async_t signal;
 	struct glue_election election;
+	struct glue_install install;
 	uv_timer_t redial; /* runs while a link has ended that is to be made again later */
 	uint64_t redialled_at; /* at once although it had not lasted */
 	struct glue_lease lease;
@@ -82,6 +83,11 @@ struct glue_growth *glue_growth_of(struct raft *raft)
 struct glue_election *glue_election_of(struct raft *raft)
 {
 	return &glue_loop_of_raft(raft)->election;
+}
+
+struct glue_install *glue_install_of(struct raft *raft)
+{
+	return &glue_loop_of_raft(raft)->install;
 }
 
 static void link_close(struct link *link)
@@ -169,13 +175,19 @@ static void redial(uv_timer_t *timer)
 static void link_ended(uv_poll_t *poll, int status, int events)
 {
 	struct link *link = poll->data;
+	struct raft *raft = &link->loop->engine->raft;
 	(void)status;
 	(void)events;
 	shutdown(link->fd, SHUT_RDWR);
 	/* The peer sees the end too, and may vote for another without waiting for a timeout. */
 	glue_lease_end(&link->loop->lease);
 	/* The end of the link on which the leader sends is read behind all that it has sent, which may be a lot. */
-	glue_link_ended(&link->loop->engine->raft, link->address);
+	glue_link_ended(raft, link->address);
+	for (unsigned i = 0; i < raft->configuration.n; i++) {
+		if (strcmp(raft->configuration.servers[i].address, link->address) == 0) {
+			glue_snapshot_in_doubt(raft, raft->configuration.servers[i].id);
+		}
+	}
 	link->ended = true;
 	uint64_t now = uv_now(poll->loop);
 	bool lasted = now - link->since >= GLUE_REDIAL_MS;
@@ -518,6 +530,7 @@ struct glue_loop *glue_loop_open(struct dqlite_node *engine, const struct glue_o
 		return NULL;
 	}
 	glue_election_open(&loop->election, &engine->raft, &engine->loop);
+	glue_install_open(&loop->install, &engine->raft, &engine->loop);
 	uv_timer_init(&engine->loop, &loop->redial);
 	loop->signal.data = loop;
 	loop->redial.data = loop;
@@ -535,6 +548,7 @@ void glue_loop_detach(struct glue_loop *loop)
 	pthread_mutex_unlock(&loop->mutex);
 	uv_close((uv_handle_t *)&loop->signal, NULL);
 	glue_election_detach(&loop->election);
+	glue_install_detach(&loop->install);
 	uv_close((uv_handle_t *)&loop->redial, NULL);
 	while (loop->links != NULL) {
 		link_forget(loop->links);

@@ -560,6 +560,7 @@ void glue_raft_accept(struct raft_uv_transport *transport, raft_id id, const cha
 		stop_listening(visitor);
 	}
 	glue_loop_link_arrived(id);
+	glue_snapshot_in_doubt(&all->engine->raft, id);
 	raftProxyAccept(transport, id, address, stream);
 }
 
@@ -599,6 +600,7 @@ void glue_raft_link_close(uv_handle_t *handle, uv_close_cb cb)
 		glue_lease_end(glue_lease_of(&all->engine->raft));
 		if (last) {
 			glue_loop_link_lost(link->peer);
+			glue_snapshot_in_doubt(&all->engine->raft, link->peer);
 		}
 		tell_left(all->options, link->data);
 		free(link);
