@@ -115,7 +115,6 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
             ("UvFsMakeCompressedFile", "glue_make_compressed_file"),
             ("UvFsReadFile", "glue_read_snapshot"),
             ("UvFsReadCompressedFile", "glue_read_snapshot"),
-            ("UvList", "glue_list"),
         ],
     ),
     (
@@ -160,6 +159,8 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("src/raft/uv_truncate.c", &[]),
+    ("src/raft/uv_list.c", &[]),
+    ("src/raft/convert.c", &[]),
     ("src/raft/recv_append_entries.c", &[]),
     ("src/raft/uv_send.c", &[("uv_write", "glue_raft_write")]),
     (
@@ -676,6 +677,95 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "finished",
         "uv->errored = true;",
         "extern void glue_not_finished(void); uv->errored = true; if (!uv->closing) { glue_not_finished(); }",
+    ),
+    // A leader that was deposed stands for election with what its disk has not taken yet; if the disk then refuses it, the
+    // votes are for a log that is not there any more.
+    (
+        "src/raft/replication.c",
+        "claimed",
+        "index = request->index;\n\traft_free(request);",
+        "index = request->index; raft_free(request); \
+         if (status != 0 && r->state == RAFT_CANDIDATE) { convertToFollower(r); }",
+    ),
+    // A candidate without memory for its votes stayed one, and counted them nowhere.
+    (
+        "src/raft/convert.c",
+        "no_votes",
+        "if (r->candidate_state.votes == NULL) {\n\t\treturn RAFT_NOMEM;",
+        "if (r->candidate_state.votes == NULL) { convertSetState(r, RAFT_FOLLOWER); return RAFT_NOMEM;",
+    ),
+    // What a snapshot of the leader's was to replace is still there if a crash came between. If it held another entry in the
+    // snapshot's place, that was an assertion at each start from then on.
+    (
+        "src/raft/uv.c",
+        "replaced",
+        "last_index = *start_index + *n - 1;",
+        "last_index = *start_index + *n - 1; \
+         raft_index common = *snapshot != NULL ? (*snapshot)->index : 0; \
+         if (common >= *start_index && common <= last_index && \
+         (*entries)[common - *start_index].term != (*snapshot)->term) { \
+         for (size_t i = n_segments; i-- > 0;) { \
+         rv = segments[i].is_open ? 0 : UvFsRemoveFile(uv->dir, segments[i].filename, uv->io->errmsg); \
+         if (rv != 0) { goto err; } } \
+         rv = UvFsSyncDir(uv->dir, uv->io->errmsg); \
+         if (rv != 0) { goto err; } \
+         entryBatchesDestroy(*entries, *n); *entries = NULL; *n = 0; \
+         *start_index = common + 1; last_index = common; }",
+    ),
+    // What was appended from inside the callback of a write that failed took that one's place on the disk, and stands behind it
+    // in raft's log. lease.c sees to it that nobody does so; here it is refused.
+    (
+        "src/raft/uv_append.c",
+        "amid_failures",
+        "/* Flush the append requests in the given queue, firing their callbacks with the\n * given status. */\nstatic void",
+        "static __thread unsigned failing;\nstatic void",
+    ),
+    (
+        "src/raft/uv_append.c",
+        "amid_failures",
+        "queue_remove(head);\n\t\tappend_done(append, status);\n\t}",
+        "queue_remove(head); failing += status != 0; append_done(append, status); failing -= status != 0; }",
+    ),
+    (
+        "src/raft/uv_append.c",
+        "amid_failures",
+        "rv = uvCheckEntryBuffersAligned(uv, entries, n);\n\tif (rv != 0) {",
+        "rv = failing > 0 ? RAFT_IOERR : uvCheckEntryBuffersAligned(uv, entries, n);\n\tif (rv != 0) {",
+    ),
+    // Without memory for what was read of a segment its buffer was freed twice.
+    (
+        "src/raft/uv_segment.c",
+        "freed_twice",
+        "err_after_batch_load:\n\traft_free(tmp_entries[0].batch);\n\traft_free(tmp_entries);",
+        "err_after_batch_load:\n\traft_free(tmp_entries);",
+    ),
+    (
+        "src/raft/uv_segment.c",
+        "freed_twice",
+        "err_after_read:\n\tif (buf.base != NULL) {",
+        "err_after_read:\n\tif (buf.base != NULL && n_batches == 0) {",
+    ),
+    // The end of a compressed snapshot, where its checksum is, was not read if it came with the next piece.
+    (
+        "src/raft/uv_fs.c",
+        "checksum",
+        "while (output_offset < output_buffer_size) {",
+        "while (output_offset < output_buffer_size || lzrv != 0) {",
+    ),
+    // A snapshot without memory for its name was written to the host's descriptor 0, which was closed then.
+    (
+        "src/raft/uv_fs.c",
+        "mkstemp",
+        "if (rv == -1) {\n\t\tUvOsErrMsg(errmsg, \"mkstemp\", rv);",
+        "if (rv < 0) { uv_fs_req_cleanup(&temp_file); UvOsErrMsg(errmsg, \"mkstemp\", rv);",
+    ),
+    // Where the directory could not be listed, what was never set was freed.
+    (
+        "src/raft/uv_list.c",
+        "listed",
+        "n = uv_fs_scandir(NULL, &req, dir, 0, NULL);",
+        "*snapshots = NULL; *segments = NULL; *n_snapshots = *n_segments = 0; \
+         n = uv_fs_scandir(NULL, &req, dir, 0, NULL);",
     ),
     // Segments behind the one that is cut go from the last one on, so that a crash leaves no gap.
     (

@@ -4,14 +4,18 @@
  * library's glue adds to them is left out here, or stands at the end.
  */
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <lz4.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <uv.h>
-
-#include "check.h"
 
 #include "raft.h"
 #include "raft/configuration.h"
@@ -20,6 +24,11 @@
 #include "raft/progress.h"
 #include "raft/recv.h"
 #include "raft/replication.h"
+#include "raft/uv_fs.h"
+
+/* The engine has one of its own, which ends nothing. */
+#undef CHECK
+#include "check.h"
 
 /* --- raft's storage --- */
 
@@ -148,15 +157,20 @@ static void was_stored(struct raft_io_snapshot_put *request, int status)
 }
 
 /* It takes some tenths of a second to write. */
-static void put_snapshot(raft_index index, struct raft_io_snapshot_put *request, struct raft_snapshot *snapshot)
+enum { LARGE = 400 << 20, SMALL = 8 };
+
+static void put_snapshot(raft_index index,
+			 raft_term term,
+			 size_t size,
+			 struct raft_io_snapshot_put *request,
+			 struct raft_snapshot *snapshot)
 {
-	enum { SIZE = 400 << 20 };
 	static struct raft_buffer buffer;
-	buffer = (struct raft_buffer){ .base = malloc(SIZE), .len = SIZE };
+	buffer = (struct raft_buffer){ .base = malloc(size), .len = size };
 	CHECK(buffer.base != NULL);
-	memset(buffer.base, 7, SIZE);
+	memset(buffer.base, 7, size);
 	*snapshot = (struct raft_snapshot){
-		.index = index, .term = 1, .configuration_index = 1, .bufs = &buffer, .n_bufs = 1
+		.index = index, .term = term, .configuration_index = 1, .bufs = &buffer, .n_bufs = 1
 	};
 	raft_configuration_init(&snapshot->configuration);
 	raft_configuration_add(&snapshot->configuration, 1, "1", RAFT_VOTER);
@@ -187,7 +201,7 @@ static void a_truncation_amid_a_snapshot(void)
 	bootstrap();
 	append(1, 3);
 	run_until_finished(1);
-	put_snapshot(4, &request, &snapshot);
+	put_snapshot(4, 1, LARGE, &request, &snapshot);
 	append(1, 2);
 	run_until_finished(2);
 	CHECK(!stored); /* or it is too short for this test */
@@ -218,6 +232,288 @@ static void a_segment_that_gets_no_name(void)
 	append(2, 1);
 	run_until_finished(2);
 	check_fail(__FILE__, __LINE__, "it went on");
+}
+
+static void was_refused(struct raft_io_append *request, int status)
+{
+	static struct raft_entry entry = { .term = 1, .type = RAFT_COMMAND };
+	(void)request;
+	entry.buf = (struct raft_buffer){ .base = calloc(1, 8), .len = 8 };
+	CHECK(status != 0);
+	CHECK(io.append(&io, calloc(1, sizeof(struct raft_io_append)), &entry, 1, was_appended) != 0);
+	finished++;
+}
+
+/* The entry is too large for the disk, or for what this process may write. */
+static void an_append_amid_failures(void)
+{
+	struct rlimit small = { 9 << 20, 9 << 20 };
+	struct raft_io_append *request = calloc(1, sizeof *request);
+	struct raft_entry entry = { .term = 1, .type = RAFT_COMMAND };
+	entry.buf = (struct raft_buffer){ .base = calloc(1, 16 << 20), .len = 16 << 20 };
+	open_storage();
+	bootstrap();
+	append(1, 3);
+	run_until_finished(1);
+	CHECK_INT(setrlimit(RLIMIT_FSIZE, &small), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	CHECK_INT(io.append(&io, request, &entry, 1, was_refused), 0);
+	run_until_finished(2);
+	append(2, 2);
+	run_until_finished(3);
+	close_storage();
+	check_log(6, 2, 2);
+}
+
+static unsigned removals_left = 1000;
+static bool asserts;
+
+int __real_unlink(const char *path);
+int __wrap_unlink(const char *path);
+int __wrap_unlink(const char *path)
+{
+	if (removals_left == 0) {
+		errno = EIO;
+		return -1;
+	}
+	removals_left--;
+	return __real_unlink(path);
+}
+
+/* As a crash ends it that comes between two segments. */
+static void a_truncation_that_ends_between_segments(void)
+{
+	struct raft_entry *entries;
+	raft_index first;
+	for (unsigned i = 0; i < 3; i++) {
+		open_storage();
+		if (i == 0) {
+			bootstrap();
+		} else {
+			load(&entries, &first);
+		}
+		append(1, 3);
+		run_until_finished(i + 1);
+		close_storage();
+	}
+	open_storage();
+	CHECK_INT(load(&entries, &first), 10);
+	removals_left = 1;
+	asserts = true; /* that it succeeded */
+	if (setjmp(lost) == 0) {
+		truncate_at(5);
+		for (double until = now() + 5; now() < until;) {
+			uv_run(&loop, UV_RUN_NOWAIT);
+		}
+		check_fail(__FILE__, __LINE__, "it went on");
+	}
+	removals_left = 1000;
+	open_storage();
+	CHECK_INT(load(&entries, &first), 7);
+}
+
+/* The crash came between the two: the snapshot is there, and the log that it replaces. */
+static void a_snapshot_whose_log_was_not_removed(void)
+{
+	struct raft_io_snapshot_put request;
+	struct raft_snapshot snapshot;
+	struct raft_entry *entries;
+	raft_index first;
+	open_storage();
+	bootstrap();
+	append(1, 9);
+	run_until_finished(1);
+	put_snapshot(6, 2, SMALL, &request, &snapshot);
+	while (!stored) {
+		uv_run(&loop, UV_RUN_ONCE);
+	}
+	close_storage();
+	for (unsigned start = 0; start < 2; start++) {
+		open_storage();
+		CHECK_INT(load(&entries, &first), start);
+		CHECK_INT(first, 7);
+		append(2, 1);
+		run_until_finished(2 + start);
+		close_storage();
+	}
+}
+
+/* --- raft's storage without memory --- */
+
+static unsigned reallocations_left = 1000000;
+static bool no_memory, no_buffers;
+
+static void *heap_malloc(void *data, size_t size)
+{
+	(void)data;
+	return no_memory ? NULL : malloc(size);
+}
+
+static void heap_free(void *data, void *block)
+{
+	(void)data;
+	free(block);
+}
+
+static void *heap_calloc(void *data, size_t n, size_t size)
+{
+	(void)data;
+	return no_memory ? NULL : calloc(n, size);
+}
+
+static void *heap_realloc(void *data, void *block, size_t size)
+{
+	(void)data;
+	return no_memory || reallocations_left-- == 0 ? NULL : realloc(block, size);
+}
+
+static void *heap_aligned_alloc(void *data, size_t alignment, size_t size)
+{
+	(void)data;
+	return no_buffers ? NULL : aligned_alloc(alignment, size);
+}
+
+static void heap_aligned_free(void *data, size_t alignment, void *block)
+{
+	(void)data, (void)alignment;
+	free(block);
+}
+
+static void use_own_heap(void)
+{
+	static struct raft_heap heap = {
+		.malloc = heap_malloc,
+		.free = heap_free,
+		.calloc = heap_calloc,
+		.realloc = heap_realloc,
+		.aligned_alloc = heap_aligned_alloc,
+		.aligned_free = heap_aligned_free,
+	};
+	raft_heap_set(&heap);
+}
+
+static void an_open_segment_without_memory(void)
+{
+	struct raft_entry *entries;
+	struct raft_snapshot *snapshot;
+	raft_index first;
+	raft_term term;
+	raft_id vote;
+	size_t n;
+	int rv = RAFT_NOMEM;
+	open_storage();
+	bootstrap();
+	append(1, 3);
+	run_until_finished(1);
+	append(1, 2);
+	run_until_finished(2);
+	close_storage();
+	CHECK_INT(rename(path_in_test_dir("0000000000000002-0000000000000006"), path_in_test_dir("open-1")), 0);
+	use_own_heap();
+	for (unsigned left = 0; rv == RAFT_NOMEM; left++) {
+		open_storage();
+		reallocations_left = left;
+		rv = io.load(&io, &term, &vote, &snapshot, &first, &entries, &n);
+	}
+	CHECK_INT(rv, 0);
+	CHECK_INT(n, 6);
+}
+
+static void a_write_without_a_buffer(void)
+{
+	use_own_heap();
+	open_storage();
+	bootstrap();
+	if (setjmp(lost) != 0) {
+		return;
+	}
+	append(1, 1);
+	no_buffers = true;
+	for (double until = now() + 5; finished == 0 && now() < until;) {
+		uv_run(&loop, UV_RUN_NOWAIT);
+	}
+	check_fail(__FILE__, __LINE__, "it went on");
+}
+
+static void *no_malloc(size_t size)
+{
+	(void)size;
+	return NULL;
+}
+
+static void a_snapshot_without_a_name(void)
+{
+	char reason[RAFT_ERRMSG_BUF_SIZE];
+	struct raft_buffer buffer = { .base = reason, .len = sizeof reason };
+	open_storage();
+	CHECK(fcntl(0, F_GETFD) >= 0);
+	uv_replace_allocator(no_malloc, realloc, calloc, free);
+	CHECK(UvFsMakeCompressedFile(test_dir(), "snapshot", &buffer, 1, reason) != 0);
+	CHECK(fcntl(0, F_GETFD) >= 0);
+}
+
+/* Where the stack's words are, when they were never set. */
+static __attribute__((noinline)) void soil_stack(void)
+{
+	volatile char words[1 << 15];
+	for (size_t i = 0; i < sizeof words; i++) {
+		words[i] = 0x55;
+	}
+}
+
+static void a_directory_that_cannot_be_listed(void)
+{
+	struct rlimit few = { 3, 3 };
+	struct raft_entry *entries;
+	struct raft_snapshot *snapshot;
+	raft_index first;
+	raft_term term;
+	raft_id vote;
+	size_t n;
+	open_storage();
+	bootstrap();
+	CHECK_INT(setrlimit(RLIMIT_NOFILE, &few), 0);
+	soil_stack();
+	CHECK_INT(io.load(&io, &term, &vote, &snapshot, &first, &entries, &n), RAFT_IOERR);
+}
+
+/* --- compressed snapshots --- */
+
+static size_t compressed(struct raft_buffer *buffer)
+{
+	struct stat found;
+	char reason[RAFT_ERRMSG_BUF_SIZE];
+	unlink(path_in_test_dir("snapshot"));
+	CHECK_INT(UvFsMakeCompressedFile(test_dir(), "snapshot", buffer, 1, reason), 0);
+	CHECK_INT(stat(path_in_test_dir("snapshot"), &found), 0);
+	return (size_t)found.st_size;
+}
+
+/* It is read in pieces; the end of this one is behind the first. */
+static void a_checksum_behind_a_piece(void)
+{
+	enum { PIECE = LZ4_COMPRESSBOUND(4 << 20), MOST = 5 << 20 };
+	static char bytes[MOST];
+	char reason[RAFT_ERRMSG_BUF_SIZE];
+	struct raft_buffer buffer = { .base = bytes, .len = 4 << 20 }, read = { 0 };
+	char byte;
+	uint64_t random = 1;
+	for (size_t i = 0; i < MOST; i++) {
+		random = random * 6364136223846793005u + 1442695040888963407u;
+		bytes[i] = (char)(random >> 56);
+	}
+	open_storage();
+	for (size_t size = 0; size != PIECE + 4; buffer.len += PIECE + 4 - size) {
+		size = compressed(&buffer);
+	}
+	CHECK_INT(UvFsReadCompressedFile(test_dir(), "snapshot", &read, reason), 0);
+	CHECK_INT(read.len, buffer.len);
+	CHECK(memcmp(read.base, bytes, read.len) == 0);
+	int fd = open(path_in_test_dir("snapshot"), O_RDWR);
+	CHECK_INT(pread(fd, &byte, 1, 1000000), 1);
+	byte ^= 1;
+	CHECK_INT(pwrite(fd, &byte, 1, 1000000), 1);
+	CHECK(UvFsReadCompressedFile(test_dir(), "snapshot", &read, reason) != 0);
 }
 
 /* --- raft's log in memory --- */
@@ -404,17 +700,17 @@ static void a_snapshot_that_finds_no_room(void)
 	check_fail(__FILE__, __LINE__, "it went on");
 }
 
-static void lead_on_stand_in(void)
+static void lead(void)
 {
 	start_on_stand_in();
-	CHECK_INT(convertToCandidate(&raft, false), 0);
+	CHECK_INT(convertToCandidate(&raft, true), 0);
 	CHECK_INT(convertToLeader(&raft), 0);
 }
 
 static void a_snapshot_that_cannot_be_read(void)
 {
 	struct raft_progress *member;
-	lead_on_stand_in();
+	lead();
 	member = &raft.leader_state.progress[1];
 	raft.log->snapshot.last_index = 1;
 	member->next_index = 1;
@@ -424,6 +720,26 @@ static void a_snapshot_that_cannot_be_read(void)
 	CHECK_INT(member->state, PROGRESS__SNAPSHOT);
 	reading->cb(reading, raft_malloc(sizeof(struct raft_snapshot)), RAFT_NOMEM);
 	CHECK_INT(member->state, PROGRESS__PROBE);
+}
+
+/* It led, and was deposed while its disk still wrote. */
+static void a_candidate_whose_write_fails(void)
+{
+	lead();
+	convertToFollower(&raft);
+	CHECK_INT(convertToCandidate(&raft, false), 0);
+	appending->cb(appending, RAFT_NOSPACE);
+	CHECK_INT(logLastIndex(raft.log), 1);
+	CHECK_INT(raft.state, RAFT_FOLLOWER);
+}
+
+static void a_candidate_without_memory(void)
+{
+	use_own_heap();
+	start_on_stand_in();
+	no_memory = true;
+	CHECK_INT(convertToCandidate(&raft, false), RAFT_NOMEM);
+	CHECK_INT(raft.state, RAFT_FOLLOWER);
 }
 
 static void ask_for_vote(raft_id candidate, const char *address)
@@ -445,13 +761,6 @@ static void one_vote_a_term(void)
 	CHECK_INT(votes, 1);
 	ask_for_vote(2, "2");
 	CHECK_INT(votes, 1);
-}
-
-static void lead(void)
-{
-	start_on_stand_in();
-	CHECK_INT(convertToCandidate(&raft, true), 0);
-	CHECK_INT(convertToLeader(&raft), 0);
 }
 
 static void check_three_members(raft_index last)
@@ -508,9 +817,19 @@ int main(int argc, char **argv)
 	static const struct test tests[] = {
 		{ "a_truncation_amid_a_snapshot", a_truncation_amid_a_snapshot, 60 },
 		{ "a_segment_that_gets_no_name", a_segment_that_gets_no_name, 0 },
+		{ "an_append_amid_failures", an_append_amid_failures, 0 },
+		{ "a_truncation_that_ends_between_segments", a_truncation_that_ends_between_segments, 0 },
+		{ "a_snapshot_whose_log_was_not_removed", a_snapshot_whose_log_was_not_removed, 0 },
+		{ "an_open_segment_without_memory", an_open_segment_without_memory, 0 },
+		{ "a_write_without_a_buffer", a_write_without_a_buffer, 0 },
+		{ "a_snapshot_without_a_name", a_snapshot_without_a_name, 0 },
+		{ "a_directory_that_cannot_be_listed", a_directory_that_cannot_be_listed, 0 },
+		{ "a_checksum_behind_a_piece", a_checksum_behind_a_piece, 0 },
 		{ "an_entry_that_comes_again", an_entry_that_comes_again, 0 },
 		{ "a_snapshot_that_finds_no_room", a_snapshot_that_finds_no_room, 0 },
 		{ "a_snapshot_that_cannot_be_read", a_snapshot_that_cannot_be_read, 0 },
+		{ "a_candidate_whose_write_fails", a_candidate_whose_write_fails, 0 },
+		{ "a_candidate_without_memory", a_candidate_without_memory, 0 },
 		{ "one_vote_a_term", one_vote_a_term, 0 },
 		{ "a_change_that_the_log_refuses", a_change_that_the_log_refuses, 0 },
 		{ "a_change_that_the_disk_refuses", a_change_that_the_disk_refuses, 0 },
@@ -576,5 +895,8 @@ void dqlite_fail(const char *, const char *, unsigned, const char *) __attribute
 void dqlite_fail(const char *assertion, const char *file, unsigned line, const char *function)
 {
 	(void)function;
+	if (asserts) {
+		longjmp(lost, 1);
+	}
 	check_fail(file, (int)line, "an assertion of the engine's: %s", assertion);
 }

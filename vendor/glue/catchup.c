@@ -211,7 +211,8 @@ static bool still_receives(struct glue_transfers *all)
 {
 	if (all->source != NULL) {
 		tell(all, 0, GLUE_RECEIVING, all->received, all->expected);
-	} else if (all->installing && all->engine->raft.snapshot.put.data == NULL) {
+	} else if (all->installing && all->engine->raft.snapshot.put.data == NULL &&
+		   glue_install_of(&all->engine->raft)->late == NULL) {
 		all->installing = false;
 		tell(all, 0, GLUE_INSTALLED, all->expected, all->expected);
 	}

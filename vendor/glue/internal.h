@@ -254,13 +254,6 @@ int glue_write_in_parts(uv_write_t *req, uv_stream_t *stream, const uv_buf_t buf
 /* How much log may stay behind a snapshot of this size (trailing.c). */
 uint64_t glue_trailing_bytes(uint64_t snapshot);
 struct uvSegmentInfo;
-struct uvSnapshotInfo;
-int glue_list(const char *dir,
-	      struct uvSnapshotInfo *snapshots[],
-	      size_t *n_snapshots,
-	      struct uvSegmentInfo *segments[],
-	      size_t *n_segments,
-	      char *errmsg);
 int glue_undo_truncation(const char *dir, struct uvSegmentInfo *segments, size_t *n, char *errmsg);
 /* Memory for a page of a database (pages.c). */
 void *glue_page_new(unsigned long long size);

@@ -49,20 +49,6 @@ void glue_convert_to_unavailable(struct raft *raft)
 	dqlite_fail(reason, __FILE__, __LINE__, __func__);
 }
 
-/* Stands in for UvList in uv_snapshot.c. Where it cannot read the directory it says so, and its caller frees what it did not set. */
-int glue_list(const char *dir,
-	      struct uvSnapshotInfo *snapshots[],
-	      size_t *n_snapshots,
-	      struct uvSegmentInfo *segments[],
-	      size_t *n_segments,
-	      char *errmsg)
-{
-	*snapshots = NULL;
-	*segments = NULL;
-	*n_snapshots = *n_segments = 0;
-	return UvList(dir, snapshots, n_snapshots, segments, n_segments, errmsg);
-}
-
 /*
  * A truncation within a segment writes what stays of it as a new one, and removes the whole one, while nothing else is written.
  * With both there it was cut off. Of a log with both nothing could be loaded, so it is as if it had not begun: the leader asks

@@ -94,7 +94,7 @@ int glue_list_to_load(const char *dir,
 		      size_t *n_segments,
 		      char *errmsg)
 {
-	int rv = glue_list(dir, snapshots, n_snapshots, segments, n_segments, errmsg);
+	int rv = UvList(dir, snapshots, n_snapshots, segments, n_segments, errmsg);
 	if (rv == 0) {
 		rv = glue_undo_truncation(dir, *segments, n_segments, errmsg);
 	}
