@@ -61,6 +61,14 @@ FAULTS = {
 }
 
 
+# What no storm of a minute does without, however its dice fall.
+NAMED = ("kill leader", "pause leader", "stop leader", "unplug leader", "partition", "split leader", "cut leader", "reset")
+
+# Of each kind of operation so many have to be done in a second of the storm, on the average. With less than a tenth of what
+# the writers are there for it would prove nothing.
+FLOOR = {"insert": 2.0, "transaction": 0.4, "transfer": 1.5, "total": 1.0, "read": 1.2, "write": 0.8, "cas": 0.3}
+
+
 @dataclass
 class Fault:
     after: float  # seconds of calm before it
@@ -70,12 +78,14 @@ class Fault:
 
 
 def plan(seed, seconds, wanted):
-    """The faults of a run: the same for the same seed."""
+    """The faults of a run: the same for the same seed. Each of those named comes once before any comes again by chance."""
     rng = random.Random(seed)
     names = [name for name in FAULTS if name in wanted or name.split()[0] in wanted] if wanted else list(FAULTS)
+    first = [name for name in NAMED if name in names]
+    rng.shuffle(first)
     faults, spent = [], 0.0
     while True:
-        name = rng.choices(names, [FAULTS[name][0] for name in names])[0]
+        name = first.pop() if first else rng.choices(names, [FAULTS[name][0] for name in names])[0]
         fault = Fault(rng.uniform(0.2, 4.0), name, rng.uniform(*FAULTS[name][1]), rng.getrandbits(32))
         spent += fault.after + fault.lasts
         if spent > seconds and faults:
@@ -289,6 +299,7 @@ class Storm:
         outcome.wrong += checkers.check_registers(records["register"])
         outcome.wrong += self.too_slow(operations)
         outcome.longest = self.longest_silence(operations)
+        outcome.wrong += too_little(outcome, self.load)
         return outcome
 
     def make_leader(self, node):
@@ -340,6 +351,19 @@ class Storm:
         """The longest time without an acknowledged write."""
         ends = sorted(one.ended for one in operations if one.outcome == checkers.DONE and one.op in WRITES)
         return max((later - earlier for earlier, later in zip(ends, ends[1:])), default=0.0)
+
+
+def too_little(outcome, load):
+    """A storm that nothing survived, or in which nothing happened, proves nothing."""
+    kinds = {"insert": "rows", "transaction": "rows", "transfer": "bank", "total": "bank"}
+    wrong = [] if sum(outcome.faults.values()) >= min(3, outcome.seconds / 10) else [f"too few faults: {dict(outcome.faults)}"]
+    for op, rate in FLOOR.items():
+        writers, usual = load[kinds.get(op, "register")]
+        least = rate * outcome.seconds * min(1.0, (usual or 10.0) / 10.0) if writers else 0
+        done = outcome.counts[f"{op} {checkers.DONE}"]
+        if done < least:
+            wrong.append(f"too little: {done} of {op} done in {outcome.seconds:.0f} s, not {least:.0f}")
+    return wrong
 
 
 def storm(seed, seconds, nodes, work, load=LOAD, faults=None, say=print):

@@ -2,10 +2,13 @@
 
 import json
 import random
+from collections import Counter
 from itertools import permutations
 from math import inf
 
 import checkers
+import pytest
+import storm
 from checkers import DONE, MAYBE, NOT, Event, Operation, check_bank, check_registers, check_rows, linearizable
 
 
@@ -252,3 +255,38 @@ def test_stale_reads_are_named_and_do_not_hide_other_faults():
     assert len(wrong) == 2 and all(fault.startswith("stale read: ") for fault in wrong)
     wrong = check_registers([*stale[:3], register("read", 8, ["c"])])
     assert [fault.startswith("stale read: ") for fault in wrong] == [True, False]
+
+
+# ---- the storm itself ----
+
+
+def test_a_plan_depends_on_its_seed_alone():
+    assert storm.plan(5, 300, None) == storm.plan(5, 300, None)
+    assert storm.plan(5, 300, None) != storm.plan(6, 300, None)
+    assert {fault.name for fault in storm.plan(1, 3000, None)} == set(storm.FAULTS)
+    assert {fault.name for fault in storm.plan(1, 300, ["kill"])} == {name for name in storm.FAULTS if name.startswith("kill")}
+
+
+def test_the_storm_of_make_test_has_what_it_is_for():
+    """Seed and seconds as in scripts/test."""
+    assert {fault.name for fault in storm.plan(4, 60, None)} >= set(storm.NAMED)
+
+
+def test_a_storm_in_which_little_happened_is_no_proof():
+    def outcome(**less):
+        done = {op: 100 for op in storm.FLOOR} | less
+        return storm.Outcome(Counter({f"{op} {DONE}": count for op, count in done.items()}), Counter(kill=9), seconds=30.0)
+
+    assert storm.too_little(outcome(), storm.LOAD) == []
+    for op in storm.FLOOR:
+        assert [op in fault for fault in storm.too_little(outcome(**{op: 1}), storm.LOAD)] == [True]
+    assert storm.too_little(outcome(insert=0, transaction=0), {**storm.LOAD, "rows": (0, 10.0)}) == []
+    calm = outcome()
+    calm.faults.clear()
+    assert ["faults" in fault for fault in storm.too_little(calm, storm.LOAD)] == [True]
+
+
+def test_a_load_changes_what_it_names():
+    assert storm.parse_load("rows=6x0,bank=2x2.5") == {**storm.LOAD, "rows": (6, 0.0), "bank": (2, 2.5)}
+    with pytest.raises(ValueError, match="raws=1x1"):
+        storm.parse_load("raws=1x1")
