@@ -270,6 +270,18 @@ fn more_addresses_than_are_asked_at_a_time() {
     assert_eq!(error.message().matches(": connecting to").count(), 3 * limits::PROBES);
 }
 
+/// Without a leader each is asked again ever later, from 10 ms on up to a quarter of a second: some 25 times in two seconds.
+#[test]
+fn nodes_without_a_leader_are_left_alone_ever_longer() {
+    let fake = Fake::new("VVV");
+    fake.world().leader = 0;
+    failed(&connector(&fake.addresses), 2000);
+    for (id, asked) in &fake.world().asked {
+        assert!((5..60).contains(asked), "node {id} was asked {asked} times");
+    }
+    assert_eq!(fake.world().asked.len(), 3);
+}
+
 /// The node of this process, which the fake plays.
 struct Here {
     address: String,

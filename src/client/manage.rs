@@ -110,7 +110,9 @@ pub(crate) fn give_lead_away(
     if present.len() < 2 {
         return Ok(());
     }
-    let peers = probe(connector, &present, deadline);
+    // One that does not answer must not take the time in which another one could be given the lead.
+    let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+    let peers = probe(connector, &present, half);
     let mut heirs = roles::next_leaders(&peers, me);
     heirs.sort_by_key(|id| *id != heir);
     match heirs.as_slice() {

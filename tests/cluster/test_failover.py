@@ -328,15 +328,16 @@ def test_no_election_without_a_fault(cluster, capsys):
     check_rows(three)
 
 
-@pytest.mark.skipif(not LONG, reason="CLUSTER_ROUNDS=50 for the long form")
-def test_large_transactions_on_a_slow_link_depose_nobody(cluster, capsys):
-    """64 MB over 1 Gbit/s, while the failover figures hold."""
+def test_large_transactions_on_a_slow_link_depose_nobody(cluster):
+    """64 MB over 1 Gbit/s: nobody stands for election, not even to be refused."""
     three = slow_links(cluster)
-    leader = three.leader()
+    leader = three.settled_leader()
+    term = term_of(leader)
     for _ in range(3):
         sql = f"INSERT INTO large SELECT zeroblob(1000000) FROM ({COUNT_TO_64})"
         assert leader.open_db().worker.call("exec", sql=sql).code == OK
-        assert three.leader() is leader
+        assert three.settled_leader() is leader
+        assert {term_of(node) for node in three.nodes} == {term}
 
 
 def slow_links(cluster, **settings):
@@ -366,7 +367,8 @@ def amid_large_transactions(cluster, capsys, what, fault, back):
         settle(three, writers, leader)
     median, worst = report(capsys, what, gaps)
     check_rows(three)
-    return median, worst
+    # See docs/reliability.md for what was measured where nothing else ran.
+    assert median <= (0.5 if LONG else 2.5) and worst <= (2.5 if LONG else 6.0)
 
 
 def test_leader_killed_amid_large_transactions(cluster, capsys):

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 
+import harness
 import pytest
 from harness import INVALID, MISUSE, NOLEADER, NOTFOUND, OK, PORT, RETRY, SHUTDOWN, SLACK, SQL, STOPPED, TIMEOUT, UNKNOWN, wait_until
 
@@ -224,6 +225,53 @@ def test_joining_while_a_member_is_unreachable(cluster, how, who):
         wait_until(lambda: worker.call("query", sql="SELECT count(*) AS n FROM seen").value == [{"n": 4}], 10, f"the rows by {node}")
     three.net.plug(away.number) if how == "unplugged" else away.worker.resume()
     expect_one_cluster(three)
+
+
+def known_as(made, kind):
+    """The nodes of a cluster that does not run yet, and the observer, under addresses of another kind."""
+    for number in range(1, made.net.size + 1):
+        made.net.inside(number, f"addr add fd77::{number}/64 dev eth0 nodad")
+    for node in made.nodes:
+        node.address = f"[fd77::{node.number}]:{PORT}"
+        if kind == "names":
+            node.address = f"node{node.number}.test:{PORT}"
+        if kind == "ipv6, all interfaces":
+            node.options["bind_address"] = f"[::]:{PORT}"
+    made.list = ",".join(node.address for node in made.nodes[:3])
+    for node in made.nodes:
+        node.list = made.list
+
+
+def with_hosts(net, file):
+    """What runs in its namespaces from now on reads that file for /etc/hosts."""
+    file.write_text("".join(f"fd77::{number} node{number}.test\n" for number in range(1, 10)))
+    enter = net.enter
+    hosts = ["unshare", "--mount", "sh", "-c", f"mount --bind '{file}' /etc/hosts && exec \"$@\"", "sh"]
+    net.enter = lambda number: [*hosts, *enter(number)]
+
+
+@pytest.mark.parametrize("kind", ["ipv6", pytest.param("ipv6, all interfaces", marks=pytest.mark.quick), "names"])
+def test_other_addresses_between_hosts(cluster, tmp_path, kind):
+    """Three voters and a spare, which after a restart knows of the others from cluster.yaml alone."""
+    made = cluster(3, options={"standbys": 0})
+    spare = made.add_node(options={"standbys": 0})
+    known_as(made, kind)
+    if kind == "names":
+        with_hosts(made.net, tmp_path / "hosts")
+        made.observer = harness.Worker(made.net, made.observer_host, made.work, "observer of names")
+        made.workers.append(made.observer)
+    for reply in [node.begin() for node in made.nodes[:3]]:
+        reply.ok(START)
+    expect_voters(made, 3)
+    spare.start(START)
+    expect_one_cluster(made)
+    wait_until(lambda: all(node.address in spare.dir.joinpath("cluster.yaml").read_text() for node in made.nodes), 20, "the file")
+    for node in made.nodes:
+        node.kill()
+        node.list = None
+    made.start(START)
+    assert made.members()[spare.id] == (spare.address, SPARE)
+    expect_one_cluster(made)
 
 
 # ---- restarts and crashes ----
