@@ -678,16 +678,17 @@ static void port_zero_joins(void)
 	end_all();
 }
 
+/* The third writes no snapshots: one that comes meanwhile would be sent again half a minute later. */
 static void keeps_all(dqlitepy_handle node, int i)
 {
-	(void)i;
-	CHECK_OK(dqlitepy_node_set_snapshot_params(node, 4, 200, DQLITEPY_TRAILING_STATIC));
+	if (i < 2)
+		CHECK_OK(dqlitepy_node_set_snapshot_params(node, 4, 200, DQLITEPY_TRAILING_STATIC));
 }
 
 static void keeps_what_weighs_less(dqlitepy_handle node, int i)
 {
-	(void)i;
-	CHECK_OK(dqlitepy_node_set_snapshot_params(node, 4, 200, DQLITEPY_TRAILING_DYNAMIC));
+	if (i < 2)
+		CHECK_OK(dqlitepy_node_set_snapshot_params(node, 4, 200, DQLITEPY_TRAILING_DYNAMIC));
 }
 
 /* The third is away while the same 64 KB are written 30 times over, with a snapshot after each four. Returns when it has them. */

@@ -58,7 +58,16 @@ impl Plan {
         if (members.len() > 1 && heard) || files::has_raft_log(&config.dir)? {
             return Ok(Self::Restart);
         }
-        Self::for_new(config, address)
+        let plan = Self::for_new(config, address)?;
+        // Founding writes both files first, so this is a spare that has lost the list of its cluster.
+        if plan == Self::Bootstrap && members.is_empty() && files::load_info(&config.dir)?.is_some() {
+            return Err(Error::internal(format!(
+                "a node was here before (info.yaml), and cluster.yaml, which says of what cluster, is missing or damaged in \
+                 {}; it does not found another one. Start it with a cluster list of other members, or with an empty directory",
+                config.dir.display()
+            )));
+        }
+        Ok(plan)
     }
 
     /// Alone, or first in the list while nobody else belongs to a cluster: found one. Otherwise the others decide.

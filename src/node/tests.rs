@@ -124,6 +124,27 @@ fn a_start_clears_away_the_drafts_that_a_crash_left() {
     );
 }
 
+/// Else it would be the second of its name.
+#[test]
+fn a_spare_that_has_lost_its_list_founds_no_cluster() {
+    let (dir, address) = (Dir::new("listless"), free_address());
+    std::fs::create_dir(&dir.0).unwrap();
+    let me = files::Entry {
+        id: 7,
+        address: address.clone(),
+        role: 2,
+    };
+    files::store_new(&dir.0, &me).unwrap();
+    for lost in ["[]\n", "\0\0\0"] {
+        std::fs::write(dir.0.join("cluster.yaml"), lost).unwrap();
+        let error = node(7, &address, &dir).start().unwrap_err();
+        assert!(error.message().contains("does not found another one"), "{error}");
+    }
+    // As an interrupted founding leaves it.
+    files::store_cluster(&dir.0, &[me]).unwrap();
+    node(7, &address, &dir).start().unwrap();
+}
+
 #[test]
 fn a_large_write_that_a_crash_cut_off_is_dropped() {
     let (dir, crashed) = (Dir::new("large"), Dir::new("cut-off"));
