@@ -214,7 +214,7 @@ static int snapshot_is_there(void *data)
 {
 	char command[600];
 	(void)data;
-	snprintf(command, sizeof command, "ls %s/snapshot-*-*-*.meta > /dev/null 2>&1", path_in_test_dir("node"));
+	snprintf(command, sizeof command, "ls %s/snapshot-*-*-*[0-9] > /dev/null 2>&1", path_in_test_dir("node"));
 	return system(command) == 0;
 }
 

@@ -331,6 +331,17 @@ static const char *in_dir(const char *name)
 	return path;
 }
 
+/* A snapshot's description whose data is there, too: it is written first, and a stop takes it away if the data is not. */
+static int is_meta(const char *name)
+{
+	const char *end = strstr(name, ".meta");
+	char data[300];
+	if (strncmp(name, "snapshot-", 9) != 0 || end == NULL)
+		return 0;
+	snprintf(data, sizeof data, "%.*s", (int)(end - name), name);
+	return access(in_dir(data), F_OK) == 0;
+}
+
 /* The name of a snapshot's description, or NULL. */
 static const char *snapshot_meta(void)
 {
@@ -338,7 +349,7 @@ static const char *snapshot_meta(void)
 	const char *found = NULL;
 	CHECK(dir != NULL);
 	for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
-		if (strncmp(entry->d_name, "snapshot-", 9) == 0 && strstr(entry->d_name, ".meta") != NULL)
+		if (is_meta(entry->d_name))
 			found = in_dir(entry->d_name);
 	closedir(dir);
 	return found;

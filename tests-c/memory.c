@@ -147,8 +147,9 @@ static void large_statements(struct kept *kept)
 	int row = new_row();
 	if (row && count(dqlitepy_session_prepare(session, "INSERT INTO t VALUES (?, length(?))", -1, &statement, &tail)) == 0) {
 		int64_t id, rows;
-		count(dqlitepy_statement_bind_int64(statement, 1, row));
-		if (count(dqlitepy_statement_bind_blob(statement, 2, large, large_size)) == 0)
+		/* Without its number it would be given the next free one. */
+		int bound = count(dqlitepy_statement_bind_int64(statement, 1, row)) == 0;
+		if (bound && count(dqlitepy_statement_bind_blob(statement, 2, large, large_size)) == 0)
 			inserted(row, count(dqlitepy_statement_exec(statement, &id, &rows)));
 		count(dqlitepy_statement_finalize(statement));
 	}

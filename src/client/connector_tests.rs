@@ -135,7 +135,7 @@ fn an_election_is_noticed_soon_after_it_was_decided() {
     let connector = connector(&fake.addresses);
     let searching = thread::scope(|scope| {
         let search = scope.spawn(|| (found(&connector, soon()), Instant::now()));
-        thread::sleep(Duration::from_millis(200));
+        fake.until(|world| world.asked(1) > 1 && world.asked(2) > 1);
         fake.world().leader = 2;
         let elected = Instant::now();
         let (address, when) = search.join().unwrap();
@@ -152,10 +152,11 @@ fn a_leader_that_vanished_delays_nobody() {
     fake.fault(1, Fault::Hangs);
     for first in [1, 2, 3] {
         fake.world().leader = 1;
+        fake.world().asked.clear();
         let connector = connector(&fake.addresses[first - 1..]);
         let waited = thread::scope(|scope| {
             let search = scope.spawn(|| (found(&connector, soon()), Instant::now()));
-            thread::sleep(Duration::from_millis(1000));
+            fake.until(|world| world.asked(1) > 0 && world.asked(2) > 2);
             fake.world().leader = 2;
             let elected = Instant::now();
             let (address, when) = search.join().unwrap();
@@ -170,9 +171,12 @@ fn a_leader_that_vanished_delays_nobody() {
 fn the_last_leader_is_asked_first_and_alone() {
     let fake = Fake::new("VVV");
     let connector = connector(&fake.addresses);
+    // They hang so that none of them is asked again by a thread that comes late.
+    fake.fault(2, Fault::Hangs);
+    fake.fault(3, Fault::Hangs);
     found(&connector, soon());
-    // Threads of the first search may still be asking.
-    thread::sleep(Duration::from_millis(100));
+    fake.until(|world| world.asked.len() == 3);
+    fake.world().faults.clear();
     fake.world().asked.clear();
     assert_eq!(found(&connector, soon()), fake.address(1));
     assert_eq!(fake.world().asked.keys().copied().collect::<Vec<_>>(), [1]);
@@ -351,9 +355,10 @@ fn a_leader_of_another_cluster_is_none() {
         fake.address(2)
     );
     assert!(error.message().contains(&reason), "{error}");
+    fake.world().asked.clear();
     thread::scope(|scope| {
         let search = scope.spawn(|| found(&at(&fake, 2, false), soon()));
-        thread::sleep(Duration::from_millis(100));
+        fake.until(|world| world.asked(1) > 1 && world.asked(2) > 1);
         fake.world().leader = 3;
         assert_eq!(search.join().unwrap(), fake.address(3));
     });

@@ -38,7 +38,7 @@ pub(super) struct World {
     pub(super) stubborn: Vec<u64>,
     pub(super) domains: HashMap<u64, u64>,
     pub(super) weights: HashMap<u64, u64>,
-    /// Questions about the leader, by node.
+    /// Questions about the leader, by node, with those to one that hangs.
     pub(super) asked: HashMap<u64, u32>,
 }
 
@@ -125,6 +125,15 @@ impl Fake {
         self.world.lock()
     }
 
+    /// Waits until it is as somebody's questions have to make it.
+    pub(super) fn until(&self, reached: impl Fn(&World) -> bool) {
+        let deadline = soon();
+        while !reached(&self.world()) {
+            assert!(Instant::now() < deadline, "asked were {:?}", self.world().asked);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(super) fn fault(&self, id: u64, fault: Fault) {
         self.world().faults.insert(id, fault);
     }
@@ -161,11 +170,18 @@ fn serve(me: u64, mut stream: TcpStream, world: &Mutex<World>) {
         let header = Header::parse(&word);
         let mut body = vec![0; header.body_len() as usize];
         stream.read_exact(&mut body).unwrap();
-        if world.lock().faults.get(&me) == Some(&Fault::Hangs) {
-            thread::sleep(Duration::from_secs(20));
-            return;
-        }
-        match world.lock().answer(me, &Request::decode(header, &body).unwrap()) {
+        let request = Request::decode(header, &body).unwrap();
+        let answer = {
+            let mut world = world.lock();
+            world.note(me, &request);
+            let hangs = world.faults.get(&me) == Some(&Fault::Hangs);
+            if hangs {
+                Some(Vec::new())
+            } else {
+                world.answer(me, &request)
+            }
+        };
+        match answer {
             Some(bytes) => drop(stream.write_all(&bytes)),
             None => return,
         }
@@ -173,11 +189,21 @@ fn serve(me: u64, mut stream: TcpStream, world: &Mutex<World>) {
 }
 
 impl World {
+    fn note(&mut self, me: u64, request: &Request<'_>) {
+        if matches!(request, Request::Leader) {
+            *self.asked.entry(me).or_default() += 1;
+        }
+    }
+
+    /// How often the node was asked who leads.
+    pub(super) fn asked(&self, id: u64) -> u32 {
+        self.asked.get(&id).copied().unwrap_or(0)
+    }
+
     fn answer(&mut self, me: u64, request: &Request<'_>) -> Option<Vec<u8>> {
         let fault = self.faults.get(&me).copied();
         Some(match *request {
             Request::Leader => {
-                *self.asked.entry(me).or_default() += 1;
                 let votes = self.member(me).is_some_and(|member| member.role == Role::Voter);
                 let id = match fault {
                     Some(Fault::Names(id)) => id,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::db::stream::Next;
+use crate::metrics::Count;
 use crate::node::Node;
 use crate::wire::Value;
 
@@ -80,6 +81,20 @@ pub(crate) fn prepare(session: &Arc<SharedSession>, sql: &str) -> PreparedStatem
     session.prepare(sql).unwrap().0.unwrap()
 }
 
+/// Bytes that were sent on this session, and on others of its node.
+fn sent(session: &SharedSession) -> u64 {
+    session.metrics().count(Count::BytesSent)
+}
+
+/// Waits until so many bytes more were sent than before.
+fn until_sent(session: &SharedSession, before: u64, more: usize) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while sent(session) < before + more as u64 {
+        assert!(Instant::now() < until, "{} bytes were sent", sent(session) - before);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn transactions_of_two_sessions_and_two_databases_are_their_own() {
     let fixture = Fixture::new("own");
@@ -112,16 +127,7 @@ fn an_interrupt_ends_the_call_and_not_the_session() {
     session.exec("CREATE TABLE t(a)").unwrap();
     session.interrupt().unwrap();
     assert_eq!(one(&session, "SELECT 1"), 1);
-    let interrupted = |sql: &str| {
-        std::thread::scope(|scope| {
-            let endless = scope.spawn(|| session.query(sql).err().unwrap());
-            while !endless.is_finished() {
-                std::thread::sleep(Duration::from_millis(20));
-                session.interrupt().unwrap();
-            }
-            endless.join().unwrap().kind()
-        })
-    };
+    let interrupted = |sql: &str| interrupted(&session, sql.len(), || session.query(sql)).kind();
     assert_eq!(interrupted(ENDLESS), Kind::Interrupted);
     assert_eq!(one(&session, "SELECT 1"), 1);
     assert_eq!(interrupted(&format!("INSERT INTO t {ENDLESS}")), Kind::Unknown);
@@ -146,9 +152,10 @@ fn closing_a_session_ends_its_calls_and_its_transaction() {
         .exec("CREATE TABLE t(a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)")
         .unwrap();
     let statement = prepare(&session, "SELECT 1");
+    let sent = sent(&session);
     std::thread::scope(|scope| {
         let endless = scope.spawn(|| session.query(ENDLESS).err().unwrap());
-        std::thread::sleep(Duration::from_millis(100));
+        until_sent(&session, sent, ENDLESS.len());
         session.close();
         assert_eq!(endless.join().unwrap().kind(), Kind::Shutdown);
     });
@@ -165,9 +172,10 @@ fn the_end_of_the_node_is_the_end_of_its_sessions() {
     let session = fixture.session();
     let rows = session.query(MANY).unwrap();
     let idle = fixture.session();
+    let sent = sent(&idle);
     std::thread::scope(|scope| {
         let endless = scope.spawn(|| idle.query(ENDLESS).err().unwrap());
-        std::thread::sleep(Duration::from_millis(100));
+        until_sent(&idle, sent, ENDLESS.len());
         fixture.node.stop().unwrap();
         assert_eq!(endless.join().unwrap().kind(), Kind::Shutdown);
     });
@@ -197,26 +205,22 @@ fn writers_wait_for_each_other_instead_of_failing() {
         .unwrap();
     other.set_busy_timeout(Duration::ZERO).unwrap();
     other.set_timeout(20_000).unwrap();
+    let (sent, insert) = (sent(&other), "INSERT INTO t VALUES (2)");
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| other.exec("INSERT INTO t VALUES (2)"));
-        std::thread::sleep(Duration::from_millis(200));
-        assert!(!waiting.is_finished());
+        let waiting = scope.spawn(|| other.exec(insert));
+        until_sent(&other, sent, insert.len());
         one_session.commit().unwrap();
         waiting.join().unwrap().unwrap();
     });
     assert_eq!(one(&other, "SELECT count(*) FROM t"), 2);
 }
 
-/// Runs `body` in another thread and ends its call once it is under way.
-fn interrupted<T: Send>(session: &Arc<SharedSession>, body: impl FnOnce() -> Result<T> + Send) -> Error {
+/// Runs `body` in another thread and ends its call once that many bytes went out, so that what has no end is under way.
+fn interrupted<T: Send>(session: &Arc<SharedSession>, bytes: usize, body: impl FnOnce() -> Result<T> + Send) -> Error {
+    let sent = sent(session);
     std::thread::scope(|scope| {
         let call = scope.spawn(body);
-        let until = Instant::now() + Duration::from_secs(20);
-        while !session.wake().is_under_way() {
-            assert!(Instant::now() < until);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(50));
+        until_sent(session, sent, bytes);
         session.interrupt().unwrap();
         call.join().unwrap().err().unwrap()
     })
@@ -232,7 +236,9 @@ fn an_interrupted_batch_says_so_and_is_kept_nowhere() {
         insert.bind(1, Value::Integer(value)).unwrap();
         insert.add_batch().unwrap();
     }
-    let error = interrupted(&session, || insert.exec_batch());
+    // The question whether conditions are heeded, and BEGIN; what is endless comes behind them.
+    let before = 48 + 40;
+    let error = interrupted(&session, before + 1, || insert.exec_batch());
     assert_eq!(error.kind(), Kind::Interrupted, "{error}");
     assert!(!session.in_transaction().unwrap());
     assert_eq!(one(&session, "SELECT count(*) FROM t"), 0);
@@ -244,7 +250,7 @@ fn settings_that_went_with_the_connection_are_told_once() {
     let session = fixture.session();
     let lose = || {
         assert_eq!(
-            interrupted(&session, || session.query(ENDLESS)).kind(),
+            interrupted(&session, ENDLESS.len(), || session.query(ENDLESS)).kind(),
             Kind::Interrupted
         );
     };
@@ -265,7 +271,7 @@ fn settings_that_went_with_the_connection_are_told_once() {
     // A transaction is lost first.
     session.exec("PRAGMA recursive_triggers = 1; BEGIN").unwrap();
     assert_eq!(
-        interrupted(&session, || session.query(ENDLESS)).kind(),
+        interrupted(&session, ENDLESS.len(), || session.query(ENDLESS)).kind(),
         Kind::TransactionLost
     );
     session.rollback().unwrap();

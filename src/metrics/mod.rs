@@ -121,6 +121,11 @@ impl Metrics {
         self.counts[count as usize].fetch_add(number, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub(crate) fn count(&self, count: Count) -> u64 {
+        self.counts[count as usize].load(Ordering::Relaxed)
+    }
+
     /// A call ended.
     pub(crate) fn call(&self, call: Call, time: Duration, failure: Option<&Error>) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
