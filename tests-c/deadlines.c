@@ -460,6 +460,12 @@ static void a_start_that_blocks_can_be_stopped(void)
 	dqlitepy_node_destroy(node);
 }
 
+static int is_starting(void *node)
+{
+	CHECK_RC(dqlitepy_node_open_db(*(dqlitepy_handle *)node, "test.db"), DQLITEPY_MISUSE);
+	return strstr(last_error_text(), "still starting") != NULL;
+}
+
 static void a_start_that_blocks_can_be_destroyed(void)
 {
 	const char *pipe = NULL, *kept = NULL;
@@ -467,7 +473,7 @@ static void a_start_that_blocks_can_be_destroyed(void)
 	struct call call;
 	CHECK_OK(dqlitepy_node_set_stop_timeout(node, 400));
 	begin(&call, run_start, node, NULL);
-	usleep(100000);
+	WAIT_UNTIL(10, is_starting, &node);
 	double start = now();
 	dqlitepy_node_destroy(node);
 	CHECK_WITHIN(start, 3);

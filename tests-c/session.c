@@ -549,8 +549,10 @@ static void wrong_handles_and_arguments(void)
 }
 
 struct call {
-	dqlitepy_handle session;
+	dqlitepy_handle node, session;
 	const char *sql;
+	pthread_t thread;
+	long long before; /* bytes that the node was sent */
 	int rc;
 	char message[300];
 };
@@ -566,18 +568,41 @@ static void *run_call(void *argument)
 	return NULL;
 }
 
+static long long sent(dqlitepy_handle node)
+{
+	char *text = NULL;
+	CHECK_OK(dqlitepy_node_metrics(node, DQLITEPY_METRICS_PROMETHEUS, &text));
+	const char *found = strstr(text, "dqlitepy_node_sent_bytes_total{");
+	CHECK(found != NULL);
+	long long bytes = atoll(strchr(found, '}') + 1);
+	dqlitepy_free(text);
+	return bytes;
+}
+
+static int is_under_way(void *argument)
+{
+	const struct call *call = argument;
+	return sent(call->node) >= call->before + (long long)strlen(call->sql);
+}
+
+/* In a thread; returns when the node has the statement. */
+static void begin(struct call *call)
+{
+	call->before = sent(call->node);
+	CHECK(pthread_create(&call->thread, NULL, run_call, call) == 0);
+	WAIT_UNTIL(20, is_under_way, call);
+}
+
 static void interrupt_and_close(void)
 {
 	dqlitepy_handle node = new_node(), session = new_session(node);
-	struct call call = { .session = session, .sql = ENDLESS };
-	pthread_t thread;
+	struct call call = { .node = node, .session = session, .sql = ENDLESS };
 	CHECK_OK(dqlitepy_session_interrupt(session)); /* nothing is under way */
 	CHECK_INT(number(session, "SELECT 1"), 1);
-	CHECK(pthread_create(&thread, NULL, run_call, &call) == 0);
-	usleep(200000);
+	begin(&call);
 	double start = now();
 	CHECK_OK(dqlitepy_session_interrupt(session));
-	pthread_join(thread, NULL);
+	pthread_join(call.thread, NULL);
 	CHECK_WITHIN(start, 2);
 	CHECK_INT(call.rc, DQLITEPY_INTERRUPTED);
 	CHECK_INT(number(session, "SELECT 1"), 1);
@@ -590,11 +615,10 @@ static void interrupt_and_close(void)
 	CHECK_WITHIN(start, 3);
 	CHECK_OK(dqlitepy_session_set_timeout(session, 0));
 	CHECK_INT(number(session, "SELECT 1"), 1);
-	CHECK(pthread_create(&thread, NULL, run_call, &call) == 0);
-	usleep(200000);
+	begin(&call);
 	start = now();
 	CHECK_OK(dqlitepy_session_close(session));
-	pthread_join(thread, NULL);
+	pthread_join(call.thread, NULL);
 	CHECK_WITHIN(start, 2);
 	CHECK_INT(call.rc, DQLITEPY_SHUTDOWN);
 	CHECK_HAS(call.message, "closed");
@@ -604,13 +628,11 @@ static void interrupt_and_close(void)
 static void the_node_ends(void)
 {
 	dqlitepy_handle node = new_node(), session = new_session(node), idle = new_session(node);
-	struct call call = { .session = session, .sql = ENDLESS };
-	pthread_t thread;
+	struct call call = { .node = node, .session = session, .sql = ENDLESS };
 	dqlitepy_handle rows = query(idle, MANY);
-	CHECK(pthread_create(&thread, NULL, run_call, &call) == 0);
-	usleep(200000);
+	begin(&call);
 	dqlitepy_node_destroy(node);
-	pthread_join(thread, NULL);
+	pthread_join(call.thread, NULL);
 	CHECK_INT(call.rc, DQLITEPY_SHUTDOWN);
 	CHECK_RC(dqlitepy_session_exec(session, "SELECT 1", -1, NULL, NULL), DQLITEPY_SHUTDOWN);
 	int rc;
