@@ -22,7 +22,7 @@ def turns():
             if (task / "comm").read_text() == "dqlite-sql\n":
                 status = (task / "status").read_text()
                 count += sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
-        except FileNotFoundError:  # it was idle for long
+        except (FileNotFoundError, ProcessLookupError):  # it was idle for long
             pass
     return count
 
