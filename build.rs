@@ -97,7 +97,13 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         "src/raft/uv_segment.c",
         &[("byteCrc32", "glue_crc32"), ("raft_aligned_alloc", "glue_log_buffer")],
     ),
-    ("src/raft/uv.c", &[("UvList", "glue_list_to_load")]),
+    (
+        "src/raft/uv.c",
+        &[
+            ("UvList", "glue_list_to_load"),
+            ("UvSnapshotLoad", "glue_snapshot_load"),
+        ],
+    ),
     // Only for a line below.
     ("src/raft/client.c", &[]),
     ("src/raft/snapshot.c", &[]),
@@ -105,12 +111,16 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
     ("src/raft/uv_encoding.c", &[("raft_malloc", "glue_raft_zeroed")]),
     (
         "src/raft/uv_prepare.c",
-        &[("UvFsAllocateFile", "glue_allocate_segment")],
+        &[
+            ("UvFsAllocateFile", "glue_allocate_segment"),
+            ("uv_queue_work", "glue_queue_disk"),
+        ],
     ),
     (
         "src/raft/uv_snapshot.c",
         &[
             ("byteCrc32", "glue_crc32"),
+            ("uv_queue_work", "glue_queue_disk"),
             ("UvFsMakeFile", "glue_make_file"),
             ("UvFsMakeCompressedFile", "glue_make_compressed_file"),
             ("UvFsReadFile", "glue_read_snapshot"),
@@ -156,12 +166,14 @@ const REPLACED: &[(&str, &[(&str, &str)])] = &[
         &[
             ("UvFsTruncateAndRenameFile", "glue_truncate_and_rename"),
             ("UvFsSyncDir", "glue_sync_dir"),
+            ("uv_queue_work", "glue_queue_disk"),
         ],
     ),
-    ("src/raft/uv_truncate.c", &[]),
+    ("src/raft/uv_truncate.c", &[("uv_queue_work", "glue_queue_disk")]),
     ("src/raft/uv_list.c", &[]),
     ("src/raft/convert.c", &[]),
     ("src/raft/recv_append_entries.c", &[]),
+    ("src/raft/start.c", &[]),
     ("src/raft/uv_send.c", &[("uv_write", "glue_raft_write")]),
     (
         "src/raft/uv_recv.c",
@@ -226,6 +238,13 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "cut_off",
         "if (rv != RAFT_CORRUPT) {",
         "if (rv == RAFT_IOERR) { offset = began; rv = RAFT_CORRUPT; } if (rv != RAFT_CORRUPT) {",
+    ),
+    // What a segment holds behind the first batch that cannot be read was dropped without a word: vendor/glue/storage.c.
+    (
+        "src/raft/uv_segment.c",
+        "trail",
+        "if (!all_zeros) {",
+        "extern void glue_left_trail(const char *, size_t); if (!all_zeros) { glue_left_trail(info->filename, offset);",
     ),
     // Who votes is the candidate's business: it asks those that are voters as far as it knows, and counts no others. A member
     // that had not heard yet of its promotion refused, and a leader that went right behind it left a cluster without one, for
@@ -816,6 +835,14 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "if (sm_state(&slot->sm) != ENTRY_CREATED) { sm_init(&slot->sm, entry_invariant, NULL, entry_states, \"entry\", \
          ENTRY_CREATED); } entry = &l->entries[l->back]; l->back++; l->back %= l->size;",
     ),
+    // What arrives on a link is looked at first: vendor/glue/link.c.
+    (
+        "src/raft/start.c",
+        "forged",
+        "rv = r->io->start(r->io, r->heartbeat_timeout, tickCb, recvCb);",
+        "extern void glue_recv(struct raft_io *, struct raft_message *); \
+         rv = r->io->start(r->io, r->heartbeat_timeout, tickCb, glue_recv);",
+    ),
     // When a snapshot is due: vendor/glue/snapshot.c.
     (
         "src/raft/replication.c",
@@ -862,6 +889,7 @@ const CURES_IN_C: &[&str] = &[
     "tail",
     "unsent",
     "unwind",
+    "whole",
 ];
 
 /// Cures of `REPLACED` and `LINES` that other glue has to know of; it sees `CURE_<NAME>` for them as well.
@@ -1032,6 +1060,14 @@ fn compile_engine(engine: &Path, includes: &[PathBuf], without: &[String]) -> Re
         }
     }
     let mut objects = plain.try_compile_intermediates()?;
+    if let Some((name, ..)) = LINES
+        .iter()
+        .find(|(name, ..)| !REPLACED.iter().any(|(changed, _)| changed == name))
+    {
+        return Err(
+            format!("LINES changes {name}, which REPLACED does not name: it would be compiled as it is").into(),
+        );
+    }
 
     for (number, (name, replacements)) in REPLACED.iter().enumerate() {
         // Compiled twice, one of the two would be linked and the other one's replacements lost.

@@ -557,7 +557,8 @@ int dqlitepy_client_set_weight(dqlitepy_handle handle,
 /**
  * The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.
  *
- * NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it.
+ * NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it, but for the warning
+ * of a dqlitepy_node_start that has set damaged files aside, with code 0.
  * Since 0.1.0.
  */
 char *dqlitepy_last_error(void);
@@ -695,7 +696,8 @@ int dqlitepy_node_create_with_cluster(dqlitepy_node_id id,
  * yet) and DQLITEPY_INTERRUPTED the node goes on in the background: start waits again, stop and destroy end it.
  * Returns DQLITEPY_OK, DQLITEPY_INVALID (address, directory, identity), DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (running
  * already), DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_TIMEOUT, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL (port or
- * directory in use, damaged files; the message names them). Since 0.1.0.
+ * directory in use, damaged files; the message names them). If auto-recovery has set damaged files aside, it is
+ * DQLITEPY_OK, and dqlitepy_last_error gives a warning with their names, as the log does. Since 0.1.0.
  */
 int dqlitepy_node_start(dqlitepy_handle handle);
 

@@ -15,6 +15,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("door", crate::door::fuzz::door),
     ("port", crate::node::fuzz::port),
     ("statement", crate::node::fuzz::statement),
+    ("link", crate::node::fuzz::link),
 ];
 
 /// Runs the target of that name.

@@ -891,6 +891,19 @@ int glue_restore(struct raft_fsm *which, struct raft_buffer *from)
 	return which->restore(which, from);
 }
 
+void glue_recv(struct raft_io *, struct raft_message *);
+void glue_recv(struct raft_io *from, struct raft_message *message)
+{
+	recvCb(from, message);
+}
+
+void glue_left_trail(const char *, size_t);
+void glue_left_trail(const char *segment, size_t offset)
+{
+	(void)segment;
+	(void)offset;
+}
+
 void dqlite_fail(const char *, const char *, unsigned, const char *) __attribute__((noreturn));
 void dqlite_fail(const char *assertion, const char *file, unsigned line, const char *function)
 {

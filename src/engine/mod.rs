@@ -152,6 +152,16 @@ pub(crate) enum Stage {
     Installed,
 }
 
+/// What a member sends on its link; the numbers are raft's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Piece<'a> {
+    /// A message without its preamble and its payload.
+    Message(u16, &'a [u8]),
+    /// An entry of the log.
+    Entry(u16, &'a [u8]),
+    Snapshot(&'a [u8]),
+}
+
 /// What came of dialling a peer.
 pub(crate) enum Reach {
     Connected(OwnedFd),
@@ -171,6 +181,12 @@ pub(crate) trait Owner: Send + Sync {
     fn lost(&self, reason: &str);
     /// A member catches up; called on the engine's own thread, so it must only take note.
     fn progress(&self, progress: &Progress);
+    /// Whether this member's message, or part of it, is whole; false ends its link. Called as above.
+    fn is_whole(&self, peer: u64, piece: Piece<'_>) -> bool;
+    /// A message of this member was left out: it is true of no cluster that is in order. Called as above.
+    fn left_out(&self, peer: u64, what: &str);
+    /// A part of the log, named here, was left out of a start because it cannot be read. Called as above.
+    fn damaged(&self, what: &str);
 }
 
 /// A node of the engine, from its start to `stop`.
@@ -224,6 +240,9 @@ impl Engine {
             connect: Some(connect),
             lost: Some(lost),
             progress: Some(progress),
+            whole: Some(whole),
+            left_out: Some(left_out),
+            damaged: Some(damaged),
             data: ptr::from_ref::<Callbacks>(&callbacks).cast_mut().cast(),
             arriving: options.strangers.arriving,
             pause_ms: visit::millis(options.strangers.pause),
@@ -446,6 +465,37 @@ unsafe extern "C" fn progress(data: *mut c_void, progress: *const sys::glue_prog
         total: told.total,
     };
     let _ = catch_unwind(AssertUnwindSafe(|| callbacks.owner.progress(&progress)));
+}
+
+unsafe extern "C" fn whole(data: *mut c_void, piece: *const sys::glue_piece) -> bool {
+    // SAFETY: see `callbacks`; the glue passes a whole struct.
+    let (callbacks, raw) = unsafe { (callbacks(data), &*piece) };
+    let bytes = if raw.bytes.is_null() {
+        &[]
+    } else {
+        // SAFETY: the glue passes so many readable bytes.
+        unsafe { std::slice::from_raw_parts(raw.bytes, raw.size) }
+    };
+    let piece = match raw.kind {
+        sys::GLUE_MESSAGE => Piece::Message(raw.type_, bytes),
+        sys::GLUE_ENTRY => Piece::Entry(raw.type_, bytes),
+        _ => Piece::Snapshot(bytes),
+    };
+    catch_unwind(AssertUnwindSafe(|| callbacks.owner.is_whole(raw.peer, piece))).unwrap_or(false)
+}
+
+unsafe extern "C" fn left_out(data: *mut c_void, peer: u64, what: *const c_char) {
+    // SAFETY: see `callbacks`; the glue passes a string.
+    let (callbacks, what) = unsafe { (callbacks(data), CStr::from_ptr(what)) };
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        callbacks.owner.left_out(peer, &what.to_string_lossy());
+    }));
+}
+
+unsafe extern "C" fn damaged(data: *mut c_void, what: *const c_char) {
+    // SAFETY: see `callbacks`; the glue passes a string.
+    let (callbacks, what) = unsafe { (callbacks(data), CStr::from_ptr(what)) };
+    let _ = catch_unwind(AssertUnwindSafe(|| callbacks.owner.damaged(&what.to_string_lossy())));
 }
 
 fn write_text(text: &str, to: *mut c_char, size: usize) {

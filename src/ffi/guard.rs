@@ -115,11 +115,23 @@ fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn remember(error: &Error) {
-    let last = Last {
+    keep(Last {
         text: message_of(error),
         code: ret::code(error),
         sqlite_code: error.sqlite_code(),
-    };
+    });
+}
+
+/// A call that succeeds has something to say.
+pub(super) fn warn(text: &str) {
+    keep(Last {
+        text: format!("warning: {}", text.replace('\0', " ")),
+        code: ret::DQLITEPY_OK,
+        sqlite_code: 0,
+    });
+}
+
+fn keep(last: Last) {
     // A thread that is ending has no place for it any more.
     let _ = LAST_ERROR.try_with(|place| *place.borrow_mut() = Some(last));
 }

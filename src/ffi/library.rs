@@ -15,7 +15,8 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
 
 /// The last error of the calling thread, as a fresh copy that the caller frees with dqlitepy_free.
 ///
-/// NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it.
+/// NULL if no call of this thread has failed yet. Reading does not clear it, success does not change it, but for the warning
+/// of a dqlitepy_node_start that has set damaged files aside, with code 0.
 /// Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_last_error() -> *mut c_char {

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 
 use crate::engine::fork;
 use crate::error::Result;
-use crate::ffi::guard::{guard, guard_always};
+use crate::ffi::guard::{guard, guard_always, warn};
 use crate::ffi::{alloc, args, dqlitepy_handle, dqlitepy_node_id, object};
 use crate::handle;
 use crate::net::{Address, parse_csv};
@@ -87,10 +87,18 @@ unsafe fn create(
 /// yet) and DQLITEPY_INTERRUPTED the node goes on in the background: start waits again, stop and destroy end it.
 /// Returns DQLITEPY_OK, DQLITEPY_INVALID (address, directory, identity), DQLITEPY_NOTFOUND, DQLITEPY_MISUSE (running
 /// already), DQLITEPY_NOLEADER, DQLITEPY_SHUTDOWN, DQLITEPY_TIMEOUT, DQLITEPY_INTERRUPTED or DQLITEPY_INTERNAL (port or
-/// directory in use, damaged files; the message names them). Since 0.1.0.
+/// directory in use, damaged files; the message names them). If auto-recovery has set damaged files aside, it is
+/// DQLITEPY_OK, and dqlitepy_last_error gives a warning with their names, as the log does. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlitepy_node_start(handle: dqlitepy_handle) -> c_int {
-    guard(|| object::<Node>(handle)?.start())
+    guard(|| {
+        let node = object::<Node>(handle)?;
+        node.start()?;
+        if let Some(warning) = node.warning() {
+            warn(&warning);
+        }
+        Ok(())
+    })
 }
 
 /// Gives the lead and the vote to other members, if there are any; alone it is success.

@@ -198,9 +198,9 @@ fn a_snapshot_of_any_size_is_taken() {
     let dir = Dir::new("snapshot");
     let waiting = started(&dir);
     let link = link(&waiting, 2, "127.0.0.1:1");
-    // An empty configuration: its version, the number of its servers, and NULs up to the next word.
-    let mut header = words(&[1, 5, 1, 5, 16]);
-    header.extend([1_u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    // A configuration: its version, the number of its members, and of the one its id, address and role.
+    let mut header = words(&[1, 5, 1, 5, 24]);
+    header.extend(b"\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0m\0\x01\0\0\0\0");
     header.extend(words(&[600 << 20]));
     let mut bytes = words(&[INSTALL_SNAPSHOT, header.len() as u64]);
     bytes.extend(header);
@@ -317,4 +317,47 @@ fn a_leader_that_hears_of_a_later_term_leads_in_one_after_that() {
     // The timers are 9 s long, and its next message comes within a second.
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     session.exec("CREATE TABLE t(a)").unwrap();
+}
+
+/// The disk's work is done by threads of libuv's, which all nodes share. When one of them looks for the segment that it is to
+/// cut, and the directory is empty because somebody has moved it away, the engine asserts.
+#[test]
+fn an_assertion_on_a_thread_of_the_disk_loses_one_node_and_nothing_else() {
+    let (dirs, [first, second], addresses) = two_voters("disk", |_| ());
+    let mut conn = connect(&first);
+    exec(&mut conn, "CREATE TABLE t(a)");
+    exec(&mut conn, "INSERT INTO t VALUES (1)");
+    drop(conn);
+    let before = instance(&first).status().unwrap();
+    second.destroy();
+    // Its segments are closed then, and it leads nobody.
+    first.stop().unwrap();
+    first.start().unwrap();
+    let (dir, away) = (dirs[0].path(), format!("{}-away", dirs[0].path()));
+    std::fs::rename(dir, &away).unwrap();
+    std::fs::create_dir(dir).unwrap();
+    let (next, last) = (instance(&first).status().unwrap().term + 1, before.last_index);
+    let barrier = 2 | 8 << 32;
+    let header = [next, last - 1, before.term, 0, 1, next, barrier, 0];
+    let mut entries = words(&[APPEND_ENTRIES, 64]);
+    entries.extend(words(&header));
+    entries.extend([0; 8]);
+    link(&first, 2, &addresses[1]).write_all(&entries, soon()).unwrap();
+    wait_until("lost", || instance(&first).watch().check().is_err());
+    let lost = instance(&first).watch().check().unwrap_err();
+    assert!(lost.message().contains("segments"), "{lost}");
+    // Another one writes, and its disk is served; the lost one stops, and starts again from what is there.
+    let other_dir = Dir::new("disk-other");
+    let other = started(&other_dir);
+    other
+        .exec("CREATE TABLE t(a); INSERT INTO t VALUES (zeroblob(20000000))")
+        .unwrap();
+    let began = Instant::now();
+    first.stop().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5));
+    std::fs::remove_dir_all(dir).unwrap();
+    std::fs::rename(&away, dir).unwrap();
+    first.start().unwrap();
+    instance(&first).watch().check().unwrap();
+    assert!(instance(&first).status().unwrap().last_index >= last);
 }

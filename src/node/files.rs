@@ -175,6 +175,14 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<String>> {
         .collect()
 }
 
+/// What the engine did not want to read, under the names that it gave it. [C src/raft/uv_segment.c]
+pub(crate) fn list_set_aside(dir: &Path) -> Result<Vec<String>> {
+    let mut names = list(dir)?;
+    names.retain(|name| name.starts_with("corrupt-"));
+    names.sort();
+    Ok(names)
+}
+
 /// What `make_dir` had to create, outermost first.
 #[derive(Default)]
 pub(crate) struct Created(Vec<PathBuf>);

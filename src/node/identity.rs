@@ -14,8 +14,8 @@ pub(crate) fn decide(config: &Config, address: &str, known: Option<&Entry>) -> R
     let chosen = config.id != engine::generate_id(&config.address.to_string())?;
     if known.address != address || (chosen && known.id != config.id) {
         return Err(Error::invalid(format!(
-            "data_dir {} belongs to node {} at {}, not to node {} at {address}; start it as that node, or name another \
-             directory",
+            "data_dir {} belongs to node {} at {}, as its info.yaml says, not to node {} at {address}; start it as that \
+             node, or name another directory",
             config.dir.display(),
             known.id,
             known.address,

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -41,6 +41,8 @@ pub(crate) struct Instance {
     watch: Arc<Watch>,
     /// None from stop on.
     core: Mutex<Option<Arc<Core>>>,
+    /// What whoever started it should know, although it runs.
+    warning: OnceLock<String>,
     duties: Arc<Duties>,
     /// Handles that stand for this node; it stops with the last one.
     users: Mutex<usize>,
@@ -179,6 +181,7 @@ impl Instance {
             duties: Arc::new(Duties::new(plan.joins())),
             users: Mutex::new(1),
             core: Mutex::new(None),
+            warning: OnceLock::new(),
             config: config.clone(),
             bound,
             watch,
@@ -212,7 +215,10 @@ impl Instance {
             strangers: strangers(&door::Limits::default()),
         };
         let owner: Arc<dyn engine::Owner> = Arc::<Watch>::clone(&self.watch);
-        let engine = Engine::start(&options, owner).map_err(|error| {
+        let before = files::list_set_aside(&self.dir)?;
+        let started = Engine::start(&options, owner);
+        self.tell_damage(&before);
+        let engine = started.map_err(|error| {
             if error.message().contains("couldn't lock") {
                 return files::in_use(&self.dir);
             }
@@ -242,16 +248,43 @@ impl Instance {
         Ok(())
     }
 
+    /// The engine takes damaged parts of its log out of the way without a word, and what they held is gone.
+    fn tell_damage(&self, before: &[String]) {
+        let mut names = files::list_set_aside(&self.dir).unwrap_or_default();
+        names.retain(|name| !before.contains(name));
+        names.extend(self.watch.take_damage());
+        if !names.is_empty() {
+            let warning = format!(
+                "the log in {} is damaged, and this start left out what cannot be read, with all behind it: {}. Files that \
+                 were set aside have corrupt- before their names. A member of a cluster gets from the others what it lacks. \
+                 A node that is alone has lost it, unless the machine had crashed amid a write that nobody was told is \
+                 kept, or there is a copy of the directory",
+                self.dir.display(),
+                names.join(", ")
+            );
+            log::warn(format_args!("node {} at {}: {warning}", self.me.id, self.me.address));
+            let _ = self.warning.set(warning);
+        }
+    }
+
+    pub(crate) fn warning(&self) -> Option<&str> {
+        self.warning.get().map(String::as_str)
+    }
+
     /// The door admits as raft peers only members.
     fn open_door(&self, listener: Listener, engine: &Arc<Engine>) -> Result<Door> {
         let (asked, server) = (Arc::downgrade(engine), Arc::downgrade(engine));
-        let (watch, config) = (Arc::clone(&self.watch), self.config.clone());
+        let (watch, config, me) = (Arc::clone(&self.watch), self.config.clone(), self.me.clone());
         let admit = move |id: u64, address: &str| {
             if watch.mirror().sees(id) {
                 return false;
             }
             if cfg!(without = "admission") {
                 return true;
+            }
+            // No node dials itself, but a client may say that it is this one, whom every list of members names.
+            if id == me.id || address == me.address {
+                return false;
             }
             let deadline = Instant::now() + ASK_ENGINE;
             let known = upgrade(&asked)

@@ -206,6 +206,12 @@ impl Node {
         })
     }
 
+    /// What whoever started it should know, although it runs.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let running = self.running().ok()?;
+        running.instance.warning().map(str::to_owned)
+    }
+
     /// The start that is under way, or begins now; None if it is over and the node waits to join.
     fn launch(&self, deadline: Instant) -> Result<Option<Arc<Launch>>> {
         let _changing = self.change(deadline)?;
@@ -456,5 +462,7 @@ mod engine_tests;
 mod failover_tests;
 #[cfg(test)]
 mod install_tests;
+#[cfg(test)]
+mod link_tests;
 #[cfg(test)]
 mod tests;

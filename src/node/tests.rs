@@ -452,14 +452,17 @@ fn stop_does_not_wait_for_a_client_that_does_not_read() {
     assert!(began.elapsed() < Duration::from_secs(10));
 }
 
+/// No member's address.
+const OTHER: &str = "10.0.0.9:9000";
+
 /// What becomes of a stranger who wants a raft link: true if it was let in.
-fn is_admitted(node: &Node) -> bool {
+fn is_admitted(node: &Node, id: u64, address: &str) -> bool {
     let mut stranger = TcpStream::connect(&instance(node).me().address).unwrap();
     stranger.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut bytes = 1_u64.to_le_bytes().to_vec();
     Request::Connect {
-        id: 99,
-        address: b"10.0.0.9:9000",
+        id,
+        address: address.as_bytes(),
     }
     .encode(&mut bytes);
     stranger.write_all(&bytes).unwrap();
@@ -471,7 +474,16 @@ fn is_admitted(node: &Node) -> bool {
 fn the_door_admits_members_only() {
     let dir = Dir::new("admit");
     let member = started(&dir);
-    assert!(!is_admitted(&member));
+    let own = &instance(&member).me().clone();
+    for (id, address) in [
+        (99, OTHER),
+        (own.id, &own.address),
+        (own.id, OTHER),
+        (99, &own.address),
+        (0, OTHER),
+    ] {
+        assert!(!is_admitted(&member, id, address), "{id} at {address}");
+    }
     member.exec("CREATE TABLE t(a)").unwrap();
 }
 
@@ -486,7 +498,9 @@ fn a_node_that_waits_to_join_admits_only_whom_it_was_told_of() {
         std::thread::scope(|scope| {
             let start = scope.spawn(|| waiting.start());
             wait_until("running", || waiting.running().is_ok());
-            assert!(!is_admitted(&waiting));
+            for (id, address) in [(99, OTHER), (id, &absent), (99, &own)] {
+                assert!(!is_admitted(&waiting, id, address), "{id} at {address}");
+            }
             assert!(instance(&waiting).members().unwrap().is_empty());
             waiting.stop().unwrap();
             assert_eq!(start.join().unwrap().unwrap_err().kind(), Kind::Shutdown);

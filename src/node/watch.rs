@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::client::WakeSlot;
-use crate::engine::{self, Progress, Reach, Stage, Start};
+use crate::engine::{self, Piece, Progress, Reach, Stage, Start};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::net::{self, Address};
@@ -16,9 +16,13 @@ use crate::node::Config;
 use crate::node::files::{self, Entry, Join};
 use crate::node::mirror::Mirror;
 use crate::node::plan::Plan;
+use crate::wire::link;
 
 /// How long the engine may take to dial a peer; its pool has a thread for each.
 const DIAL_PEER: Duration = Duration::from_secs(5);
+
+/// How often the log says that members send what is not taken.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 pub(crate) struct Watch {
     dir: PathBuf,
@@ -35,6 +39,17 @@ pub(crate) struct Watch {
     /// How often the node was told to leave its cluster for another.
     moves: Mutex<u64>,
     mirror: Mirror,
+    /// Parts of the log that the last start left out.
+    damage: Mutex<Vec<String>>,
+    /// What was not taken of the members' messages.
+    refused: Mutex<Refused>,
+}
+
+/// A member can send as many of them as it likes; the log gets one line in a while.
+#[derive(Default)]
+struct Refused {
+    told: Option<Instant>,
+    since: u64,
 }
 
 impl Watch {
@@ -52,6 +67,8 @@ impl Watch {
             others: Mutex::new(Vec::new()),
             moves: Mutex::default(),
             mirror: Mirror::new(),
+            damage: Mutex::default(),
+            refused: Mutex::default(),
         };
         watch.learn(&known);
         watch
@@ -152,6 +169,26 @@ impl Watch {
         self.wake_all(why);
     }
 
+    pub(crate) fn take_damage(&self) -> Vec<String> {
+        std::mem::take(&mut self.damage.lock())
+    }
+
+    fn refuse(&self, peer: u64, why: &str) {
+        let mut refused = self.refused.lock();
+        if refused.told.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
+            refused.since += 1;
+            return;
+        }
+        log::warn(format_args!(
+            "node {} at {}: whoever speaks for node {peer} sent {why} ({} more since the last line)",
+            self.me.id, self.me.address, refused.since
+        ));
+        *refused = Refused {
+            told: Some(Instant::now()),
+            since: 0,
+        };
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         match self.lost.get() {
             Some(why) => Err(why.clone()),
@@ -214,6 +251,32 @@ impl engine::Owner for Watch {
             self.me.address,
             told(progress)
         ));
+    }
+
+    fn is_whole(&self, peer: u64, piece: Piece<'_>) -> bool {
+        let checked = match piece {
+            Piece::Message(kind, bytes) => link::check_message(kind, bytes),
+            Piece::Entry(kind, bytes) => link::check_entry(kind, bytes),
+            Piece::Snapshot(bytes) => link::check_snapshot(bytes),
+        };
+        if let Err(malformed) = &checked {
+            self.refuse(
+                peer,
+                &format!("a message that is not whole, which ends its link: {malformed}"),
+            );
+        }
+        checked.is_ok()
+    }
+
+    fn damaged(&self, what: &str) {
+        self.damage.lock().push(what.to_owned());
+    }
+
+    fn left_out(&self, peer: u64, what: &str) {
+        self.refuse(
+            peer,
+            &format!("what is true of no cluster that is in order, which is left out: {what}"),
+        );
     }
 }
 

@@ -125,7 +125,7 @@ stricter! {
 const LONGEST_NAME: usize = 200;
 
 /// To the engine these are other names of the database without them, or one of its own for each connection.
-const ENDINGS: [&str; 2] = ["-wal", "-journal"];
+pub(super) const ENDINGS: [&str; 2] = ["-wal", "-journal"];
 
 stricter! {
     /// The name of a database to open. To the engine it is a key, but it becomes part of file names

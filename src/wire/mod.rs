@@ -10,6 +10,7 @@
 //! | `fields` | the kinds of field that the table names, and what the door demands of each |
 //! | `request`, `params` | encoding requests, and checking those of a stranger |
 //! | `response`, `rows`, `files` | decoding answers |
+//! | `link` | what nodes send each other, and whether that is whole |
 //! | `value`, `cursor` | single values, and the primitives below them |
 //!
 //! Nothing here trusts a byte. A decoder never reads past the body it was given, never panics and
@@ -22,6 +23,7 @@ mod fields;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+pub(crate) mod link;
 mod params;
 #[cfg(test)]
 mod properties;

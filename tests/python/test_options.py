@@ -1,7 +1,10 @@
 """The options act. (The Go shim under dqlitepy ignored three of them.)"""
 
+import ctypes
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from dqlitepy import Node, NodeError, NodeStartError
@@ -9,6 +12,9 @@ from dqlitepy import Node, NodeError, NodeStartError
 import support
 import wire
 from wire import Wire, message, text, word
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples/python"))
+import dqlitepy_ctypes as db  # noqa: E402
 
 LZ4_MAGIC = b"\x04\x22\x4d\x18"
 LONG = "WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000000000) SELECT count(*) FROM s"
@@ -113,9 +119,18 @@ def test_auto_recovery_on(tmp_path, address):
     node_with_closed_segment(address, directory)
     segment = damage_last_segment(directory)
     damaged = segment.read_bytes()
-    node = support.running_node(address, directory, auto_recovery=True)
+    logged = []
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+    told = callback(lambda _, level, line: logged.append((level, line.decode())))
+    db._lib.dqlitepy_set_log_callback(told, None)
+    try:
+        node = support.running_node(address, directory, auto_recovery=True)
+        (aside,) = (p for p in directory.iterdir() if p.is_file() and p.read_bytes() == damaged)
+        assert support.last_error().startswith("warning: ") and aside.name in support.last_error()
+        support.wait_until(lambda: any(level == 3 and aside.name in line for level, line in logged), what=logged)
+    finally:
+        db._lib.dqlitepy_set_log_callback(None, None)
     node.exec("CREATE TABLE IF NOT EXISTS u (a)")
-    assert any(p.is_file() and p.read_bytes() == damaged for p in directory.iterdir())
     support.end(node)
 
 

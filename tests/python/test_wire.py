@@ -438,16 +438,19 @@ def test_second_request_during_the_first(node):
 
 @pytest.mark.parametrize("node_id", [0, 1, 2, 2**64 - 1])
 def test_stranger_who_wants_a_raft_link(node, node_id):
-    """CONNECT and messages of a leader of higher terms: only members may do this, and nobody else is one."""
+    """CONNECT and messages of a leader, of this term and higher ones: only members may do this, and nobody else is one.
+    The id and the address of the node itself, 1, are known to each client, and no member's either."""
+    append_entries, request_vote = 1, 3
     for address in ("127.0.0.1:1", node.address):
         with Wire(node.address) as w:
             try:
                 w.send(message(wire.CONNECT, word(node_id) + text(address)))
-                for term in (1, 5, 1000):
-                    append = word(term) + word(0) * 6
-                    w.send(struct.pack("<QQ", 3, len(append)) + append)
-                    vote = word(term + 1) + word(node_id) + word(100) + word(term) + word(0)
-                    w.send(struct.pack("<QQ", 1, len(vote)) + vote)
+                for term in (*range(1, 30), 1000):
+                    append = word(term) + word(0) * 5
+                    w.send(struct.pack("<QQ", append_entries, len(append)) + append)
+                for term in (5, 1000):
+                    vote = word(term) + word(node_id) + word(100) + word(term) + word(1)
+                    w.send(struct.pack("<QQ", request_vote, len(vote)) + vote)
                 w.socket.settimeout(3)
                 w.receive(1)
             except (Closed, TimeoutError):

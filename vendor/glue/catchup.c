@@ -363,6 +363,11 @@ int glue_raft_write(uv_write_t *req, uv_stream_t *stream, const uv_buf_t bufs[],
 static _Atomic(uv_read_cb) engine_read_cb;
 static __thread uv_stream_t *reading_from;
 
+uv_stream_t *glue_link_read(void)
+{
+	return reading_from;
+}
+
 static void raft_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
 	struct glue_transfers *all = glue_transfers_here();
@@ -392,6 +397,9 @@ int glue_decode_message(uint16_t type, const uv_buf_t *header, struct raft_messa
 int glue_decode_message(uint16_t type, const uv_buf_t *header, struct raft_message *message, size_t *payload_len)
 {
 	struct glue_transfers *all = glue_transfers_here();
+	if (!glue_message_is_whole(type, header)) {
+		return RAFT_MALFORMED;
+	}
 	int rv = uvDecodeMessage(type, header, message, payload_len);
 	if (rv == 0 && type == RAFT_IO_INSTALL_SNAPSHOT) {
 		all->source = reading_from;

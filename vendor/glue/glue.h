@@ -52,6 +52,21 @@ enum glue_moment {
 	GLUE_FLOODED, /* too much is arriving on all connections together */
 };
 
+/* Of what a member sends on its link. */
+enum glue_piece_kind {
+	GLUE_MESSAGE,  /* a message without its preamble and its payload; `type` is raft's */
+	GLUE_ENTRY,    /* an entry of the log; the same */
+	GLUE_SNAPSHOT, /* all of it */
+};
+
+struct glue_piece {
+	uint64_t peer;
+	enum glue_piece_kind kind;
+	uint16_t type;
+	const uint8_t *bytes;
+	size_t size;
+};
+
 struct glue_path;
 
 struct glue_options {
@@ -76,6 +91,12 @@ struct glue_options {
 	void (*lost)(void *data, const char *reason);
 	/* Called on the loop's thread or a caller's (glue_node_ask), when a stage begins and every second: it must be quick. */
 	void (*progress)(void *data, const struct glue_progress *progress);
+	/* The same, for what arrives on links: false ends that link. */
+	bool (*whole)(void *data, const struct glue_piece *piece);
+	/* The same: a message of that member is left out, for it is true of no cluster that is in order. */
+	void (*left_out)(void *data, uint64_t peer, const char *what);
+	/* On the loop's thread, in a start: a part of the log, named here, was left out because it cannot be read. */
+	void (*damaged)(void *data, const char *what);
 	void *data;
 	/* What strangers may do behind their first request: bytes of requests that are arriving, on all connections together;
 	 * a pause inside a request; how long they may leave an answer unread, and how long unacknowledged if they read. */

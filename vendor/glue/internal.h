@@ -208,6 +208,12 @@ void glue_loop_link_lost(uint64_t peer);
 /* A new one from this peer. */
 void glue_loop_link_arrived(uint64_t peer);
 
+/* Whether a message may be decoded; false ends its link (link.c). */
+bool glue_message_is_whole(uint16_t type, const uv_buf_t *header);
+/* The link that is being read from (catchup.c), and whose it is (visit.c). On the loop's thread. */
+uv_stream_t *glue_link_read(void);
+uint64_t glue_visits_peer(const uv_stream_t *link);
+
 /* Connections that were handed over. Opened before the loop runs, detached on its thread after it has ended. */
 struct glue_visits;
 struct glue_visits *glue_visits_open(struct dqlite_node *engine, const struct glue_options *options);

@@ -18,9 +18,9 @@ enum { MAX_THREADS = 256, IDLE_SECONDS = 10, MOST_WRITTEN_HERE = 256 << 10 };
 
 /*
  * Fields that libuv reserves in each request, so that queueing allocates nothing: the next job, whose past it belongs to,
- * and how long it took.
+ * and how long it took; for jobs of libuv's own threads, what they run and what comes behind it.
  */
-enum { NEXT, PAST, TOOK };
+enum { NEXT, PAST, TOOK, RUN, AFTER };
 
 struct list {
 	uv_work_t *head, *tail;
@@ -231,6 +231,31 @@ int glue_queue_work(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_w
 	return rv == 0 ? 0 : UV_EAGAIN;
 }
 
+/* On a thread of libuv's, which has no guard of its own: an assertion there would end the process. */
+static void run_on_disk(uv_work_t *work)
+{
+	struct glue_guard guard;
+	if (GLUE_GUARDED(&guard, glue_pool_of(work->loop)->node)) {
+		((uv_work_cb)work->reserved[RUN])(work);
+		glue_guard_leave(&guard);
+	}
+}
+
+static void done_on_disk(uv_work_t *work, int status)
+{
+	glue_leave_if_lost();
+	((uv_after_work_cb)work->reserved[AFTER])(work, status);
+}
+
+/* Stands in for uv_queue_work where the engine waits for the disk. */
+int glue_queue_disk(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_work_cb after);
+int glue_queue_disk(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_work_cb after)
+{
+	work->reserved[RUN] = (void *)run;
+	work->reserved[AFTER] = (void *)after;
+	return uv_queue_work(loop, work, run_on_disk, done_on_disk);
+}
+
 /*
  * Stands in for uv_queue_work where the log is written and the file system cannot do that by itself. A tmpfs is memory: two
  * wake-ups take several times what the write takes.
@@ -241,7 +266,7 @@ int glue_queue_write(uv_loop_t *loop, uv_work_t *work, uv_work_cb run, uv_after_
 	struct UvWriterReq *write = work->data;
 	struct statfs fs;
 	if (write->len > MOST_WRITTEN_HERE || fstatfs(write->writer->fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC) {
-		return uv_queue_work(loop, work, run, after);
+		return glue_queue_disk(loop, work, run, after);
 	}
 	struct glue_pool *pool = glue_pool_of(loop);
 	work->after_work_cb = after;

@@ -76,3 +76,29 @@ int glue_undo_truncation(const char *dir, struct uvSegmentInfo *segments, size_t
 	*n = kept;
 	return 0;
 }
+
+/* Stands in for UvSnapshotLoad in uv.c, whose reasons, where there are any, rarely say of which file. */
+int glue_snapshot_load(struct uv *uv, struct uvSnapshotInfo *meta, struct raft_snapshot *snapshot, char *errmsg);
+int glue_snapshot_load(struct uv *uv, struct uvSnapshotInfo *meta, struct raft_snapshot *snapshot, char *errmsg)
+{
+	char why[RAFT_ERRMSG_BUF_SIZE] = "";
+	int rv = UvSnapshotLoad(uv, meta, snapshot, why);
+	if (rv != 0) {
+		snprintf(errmsg, RAFT_ERRMSG_BUF_SIZE, "load %s and the file of that name without .meta: %.80s", meta->filename,
+			 why[0] != '\0' ? why : "the content is damaged");
+	}
+	return rv;
+}
+
+/*
+ * The end of an open segment that cannot be read is taken for a write that a crash cut off: nobody was told that it is kept.
+ * If there is more than zeros behind it, it may as well be damage, to what was acknowledged. Called from uv_segment.c.
+ */
+void glue_left_trail(const char *segment, size_t offset);
+void glue_left_trail(const char *segment, size_t offset)
+{
+	const struct glue_options *options = glue_options_of(glue_raft_here());
+	char what[UV__FILENAME_LEN + 64];
+	snprintf(what, sizeof what, "%s from byte %zu on", segment, offset);
+	options->damaged(options->data, what);
+}

@@ -574,6 +574,15 @@ static struct arrival *arrival_of(const struct glue_visits *all, uint64_t peer)
 	return link;
 }
 
+uint64_t glue_visits_peer(const uv_stream_t *stream)
+{
+	const struct arrival *link = glue_visits_here()->links;
+	while (link != NULL && link->stream != stream) {
+		link = link->next;
+	}
+	return link != NULL ? link->peer : 0;
+}
+
 bool glue_visits_hear(uint64_t peer)
 {
 	const struct arrival *link = arrival_of(glue_visits_here(), peer);

@@ -41,6 +41,14 @@ impl engine::Owner for Owner {
     }
 
     fn progress(&self, _: &Progress) {}
+
+    fn is_whole(&self, _: u64, _: engine::Piece<'_>) -> bool {
+        true
+    }
+
+    fn left_out(&self, _: u64, _: &str) {}
+
+    fn damaged(&self, _: &str) {}
 }
 
 /// An engine that leads itself, and its door.
