@@ -1,5 +1,6 @@
 //! The floor for clients from outside: the engine as it is in the library, but listening on TCP by itself, without the
-//! door. `engine DIRECTORY` prints its address and runs until standard input ends.
+//! door. `engine DIRECTORY [ID]` prints its address and runs until standard input ends; an id beyond 1 waits to be added to
+//! the cluster of another one.
 #![allow(clippy::unwrap_used)]
 
 // Links the engine, and what the link arguments (--wrap) reach.
@@ -7,7 +8,8 @@ use dqlitepy as _;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::IntoRawFd;
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -41,15 +43,27 @@ extern "C" fn prepare(_: *mut c_void, _: *mut c_char, _: usize) -> sys::glue_dec
     sys::GLUE_BOOTSTRAP
 }
 
-extern "C" fn connect(_: *mut c_void, _: *const c_char, _: *mut c_int) -> sys::glue_reach {
-    sys::GLUE_UNREACHED
+extern "C" fn wait(_: *mut c_void, _: *mut c_char, _: usize) -> sys::glue_decision {
+    sys::GLUE_START
+}
+
+extern "C" fn connect(_: *mut c_void, address: *const c_char, fd: *mut c_int) -> sys::glue_reach {
+    // SAFETY: the glue passes a text with its NUL.
+    let address = unsafe { CStr::from_ptr(address) }.to_str().unwrap();
+    let Ok(stream) = TcpStream::connect(address) else {
+        return sys::GLUE_UNREACHED;
+    };
+    stream.set_nodelay(true).unwrap();
+    // SAFETY: the glue passes a place for the socket, and closes it.
+    unsafe { *fd = stream.into_raw_fd() };
+    sys::GLUE_REACHED
 }
 
 extern "C" fn lost(_: *mut c_void, _: *const c_char) {}
 
 fn main() {
     let Some(dir) = std::env::args().nth(1).filter(|arg| !arg.starts_with('-')) else {
-        eprintln!("usage: engine DIRECTORY");
+        eprintln!("usage: engine DIRECTORY [ID]");
         return;
     };
     std::fs::create_dir_all(&dir).unwrap();
@@ -58,13 +72,13 @@ fn main() {
     let dir = CString::new(dir).unwrap();
     // SAFETY: a struct of C, whose numbers and pointers may all be zero: the engine's own settings.
     let mut options: sys::glue_options = unsafe { std::mem::zeroed() };
-    options.id = 1;
+    options.id = std::env::args().nth(2).map_or(1, |id| id.parse().unwrap());
     options.address = address.as_ptr();
     options.dir = dir.as_ptr();
     options.busy_timeout_ms = 5000;
     options.auto_recovery = true;
     options.snapshot_compression = true;
-    options.prepare = Some(prepare);
+    options.prepare = Some(if options.id == 1 { prepare } else { wait });
     options.connect = Some(connect);
     options.lost = Some(lost);
     let mut node = ptr::null_mut();

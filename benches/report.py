@@ -25,8 +25,8 @@ def call(label, name, where, floor_target, peer_target, field="p50_us", unit="us
     return Row(label, unit, where, pick, field, scale, {"who": "floor"}, floor_target, peer_target)
 
 
-def outside(label, where, who, floor_target, peer_target):
-    pick = {"call": "remote_select1", "who": who}
+def outside(label, where, who, floor_target, peer_target, name="remote_select1"):
+    pick = {"call": name, "who": who}
     return Row(label, "us", where, pick, "p50_us", 1.0, {"who": "floor"}, floor_target, peer_target)
 
 
@@ -49,7 +49,10 @@ ROWS = [
     Row("refused of them, tmpfs", "calls", "tmpfs", {"call": "insert_8threads"}, "refused"),
     outside("SELECT 1 from another process, by the library's client", "one processor", "library", 1.25, 2),
     outside("SELECT 1 from another process, bare bytes through the door", "one processor", "bare", 1.25, None),
-    outside("the first of them where the kernel places both ends", "tmpfs", "library", None, None),
+    outside("INSERT replicated on three nodes, bare bytes through the door", "one processor", "bare", 1.05, None,
+            "replicated_insert"),
+    outside("the same where the kernel places the seven processes", "tmpfs", "bare", None, None, "replicated_insert"),
+    outside("SELECT 1 by the library's client where the kernel places both ends", "tmpfs", "library", None, None),
     Row("peak memory, writing 100,000 rows", "MB", "tmpfs", {"mode": "memory"}, "fill_peak_kb", 1 / 1024),
     Row("peak memory, 100,000 rows to JSON", "MB", "tmpfs", {"mode": "memory"}, "query_peak_kb", 1 / 1024),
     Row("of it beyond the database: what the query adds", "MB", "tmpfs", {"mode": "memory"}, "query_adds_kb", 1 / 1024,

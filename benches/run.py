@@ -113,6 +113,8 @@ class Run:
         for subject, library in subjects if self.outside else ():
             for where, placed in (("one processor", {"preexec_fn": stay_on_one_processor}), ("tmpfs", {})):
                 self.remote({"round": number, "where": where, "subject": subject}, library, placed)
+                if subject == "ours":
+                    self.replicated({"round": number, "where": where, "subject": subject}, library, placed)
 
     def remote(self, context, library, placed):
         """A node in one process, clients in another; beside ours the engine on TCP without a door."""
@@ -129,6 +131,27 @@ class Run:
                 self.keep(context, client.communicate(timeout=600)[0])
         finally:
             for server in servers:
+                server.communicate(timeout=60)
+
+    def replicated(self, context, library, placed):
+        """Three nodes of ours beside three engines without a door, each in a process."""
+        servers = []
+
+        def serve(program, name, *arguments):
+            folder = self.place.fresh("tmpfs", name)
+            words = ("serve", library, folder) if program == "driver" else (folder,)
+            servers.append(self.place.start(program, *words, *arguments, **placed))
+            return servers[-1].stdout.readline().strip()
+
+        try:
+            ours = serve("driver", "ours-1")
+            for number in (2, 3):
+                serve("driver", f"ours-{number}", ours)
+            bare = [serve("engine", f"engine-{number}", number) for number in (1, 2, 3)]
+            self.measure(context, "add", library, *bare)
+            self.measure(context, "replicated", library, ours, bare[0], **placed)
+        finally:
+            for server in reversed(servers):
                 server.communicate(timeout=60)
 
 

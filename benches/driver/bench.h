@@ -47,6 +47,7 @@ struct library {
 	int (*version_number)(void);
 	int (*node_create_with_cluster)(uint64_t, const char *, const char *, const char *, handle *);
 	int (*client_create)(const char *, handle *);
+	int (*client_add)(handle, uint64_t, const char *);
 	int (*client_remove)(handle, uint64_t);
 	int (*client_cluster)(handle, char **);
 	int (*client_close)(handle);

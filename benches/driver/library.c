@@ -38,6 +38,7 @@ void library_load(struct library *library, const char *path)
 	FIND(version_number, true);
 	FIND(node_create_with_cluster, true);
 	FIND(client_create, true);
+	FIND(client_add, true);
 	FIND(client_remove, true);
 	FIND(client_cluster, true);
 	FIND(client_close, true);

@@ -299,12 +299,18 @@ static int mode_count(const struct library *library, const char *dir, const char
 
 /* --- From outside --- */
 
-/* A node until standard input ends; its address goes to standard output. */
-static int mode_serve(const struct library *library, const char *dir)
+/* A node until standard input ends, of the leader's cluster if one is named; its address goes to standard output. */
+static int mode_serve(const struct library *library, const char *dir, const char *leader)
 {
 	char address[64];
-	handle node = node_up(library, dir, address);
-	run(library, node, "CREATE TABLE bench " TABLE);
+	handle node;
+	if (leader != NULL) {
+		node = node_beside(library, dir, leader, address);
+		must(library, "join", library->node_start(node));
+	} else {
+		node = node_up(library, dir, address);
+		run(library, node, "CREATE TABLE bench " TABLE);
+	}
 	puts(address);
 	fflush(stdout);
 	while (getchar() != EOF) {
@@ -370,6 +376,55 @@ static int mode_remote(const struct library *library, int count, char **addresse
 	return 0;
 }
 
+/* Makes voters of bare engines, the ids 2, 3, ..., in the cluster of the first. */
+static int mode_add(const struct library *library, int count, char **addresses)
+{
+	handle client;
+	must(library, "client", library->client_create(addresses[0], &client));
+	for (int i = 1; i < count; i++) {
+		must(library, "add", library->client_add(client, (uint64_t)i + 1, addresses[i]));
+	}
+	library->client_close(client);
+	return 0;
+}
+
+/* Takes turns: bare connections to the leaders of two clusters, the library's first. */
+static int mode_replicated(char **addresses)
+{
+	enum { BLOCK = 50, SUBJECTS = 2 };
+	const char *who[SUBJECTS] = { "bare", "floor" };
+	struct wire wires[SUBJECTS];
+	struct timing timing[SUBJECTS] = { 0 };
+	struct request request, create;
+	wire_request(&create, EXEC_SQL, "CREATE TABLE IF NOT EXISTS bench " TABLE);
+	wire_request(&request, EXEC_SQL, INSERT);
+	for (int i = 0; i < SUBJECTS; i++) {
+		wire_connect(&wires[i], addresses[i]);
+		wire_open(&wires[i], "bench.db");
+		wire_call(&wires[i], &create);
+	}
+	double end = now() + budget * SUBJECTS;
+	for (bool warm = false; !warm || now() < end; warm = true) {
+		for (int i = 0; i < SUBJECTS; i++) {
+			double began = now(), c0 = cpu_time();
+			for (int k = 0; k < BLOCK; k++) {
+				double t = now();
+				wire_call(&wires[i], &request);
+				if (warm) {
+					timing_add(&timing[i], now() - t);
+				}
+			}
+			timing[i].wall += warm ? now() - began : 0;
+			timing[i].cpu += warm ? cpu_time() - c0 : 0;
+		}
+	}
+	for (int i = 0; i < SUBJECTS; i++) {
+		timing_print(&timing[i], "replicated_insert", who[i], "");
+		wire_close(&wires[i]);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct library library;
@@ -393,10 +448,16 @@ int main(int argc, char **argv)
 		return mode_count(&library, argv[3], argv[4], argv[5]);
 	}
 	if (strcmp(mode, "serve") == 0) {
-		return mode_serve(&library, argv[3]);
+		return mode_serve(&library, argv[3], argc > 4 ? argv[4] : NULL);
 	}
 	if (strcmp(mode, "remote") == 0) {
 		return mode_remote(&library, argc - 3, argv + 3);
+	}
+	if (strcmp(mode, "add") == 0) {
+		return mode_add(&library, argc - 3, argv + 3);
+	}
+	if (strcmp(mode, "replicated") == 0 && argc == 5) {
+		return mode_replicated(argv + 3);
 	}
 	if (strcmp(mode, "growth") == 0) {
 		return mode_growth(&library, argv[3], argc - 4, argv + 4);
@@ -416,7 +477,8 @@ int main(int argc, char **argv)
 	if (strcmp(mode, "setting") == 0) {
 		return mode_setting(&library, argv[3], argc - 4, argv + 4);
 	}
-	fprintf(stderr, "usage: driver start|calls|memory|serve LIBRARY DIRECTORY, or driver remote LIBRARY ADDRESS...,\n"
+	fprintf(stderr, "usage: driver start|calls|memory|serve LIBRARY DIRECTORY, driver serve LIBRARY DIRECTORY LEADER,\n"
+			"driver remote|add LIBRARY ADDRESS..., driver replicated LIBRARY LEADER LEADER,\n"
 			"driver count LIBRARY DIRECTORY KIND CALLS, or driver growth|connections|cluster|values|results LIBRARY DIRECTORY NUMBER...,\n"
 			"or driver setting LIBRARY DIRECTORY MEGABYTES [THRESHOLD TRAILING|uncompressed]\n"
 			"BENCH_SECONDS: how long each kind of call is measured (0.5)\n");
