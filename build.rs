@@ -850,6 +850,14 @@ const LINES: &[(&str, &str, &str, &str)] = &[
         "if (r->last_applied - r->log->snapshot.last_index <\n\t    r->snapshot.threshold) {",
         "extern bool glue_snapshot_is_due(struct raft *); if (!glue_snapshot_is_due(r)) {",
     ),
+    // A snapshot that could not be begun, for want of memory or of a database's lock, ended the node; it is tried again
+    // with the next entry.
+    (
+        "src/raft/replication.c",
+        "begun",
+        "\t\trv = takeSnapshot(r);",
+        "\t\ttakeSnapshot(r); rv = RAFT_OK;",
+    ),
     // And what of the log stays on the disk behind it: vendor/glue/trailing.c.
     (
         "src/raft/replication.c",

@@ -700,6 +700,38 @@ static void a_snapshot_that_finds_no_room(void)
 	check_fail(__FILE__, __LINE__, "it went on");
 }
 
+static bool is_due, tried;
+
+static int no_snapshot(struct raft_fsm *fsm, struct raft_buffer **bufs, unsigned *n)
+{
+	(void)fsm, (void)bufs, (void)n;
+	tried = true;
+	return RAFT_ERROR;
+}
+
+/* A follower that is told of an entry, then that it is committed, and has to take a snapshot behind it. */
+static void a_snapshot_that_cannot_be_begun(void)
+{
+	struct raft_message message = { .type = RAFT_IO_APPEND_ENTRIES, .server_id = 2, .server_address = "2" };
+	struct raft_entry *entry = raft_calloc(1, sizeof *entry);
+	start_on_stand_in();
+	raft.fsm->snapshot = no_snapshot;
+	is_due = true;
+	*entry = (struct raft_entry){ .term = 5, .type = RAFT_BARRIER, .buf = { .base = raft_malloc(8), .len = 8 } };
+	entry->batch = entry->buf.base;
+	message.append_entries = (struct raft_append_entries){
+		.term = 5, .prev_log_index = 1, .prev_log_term = 1, .leader_commit = 1, .entries = entry, .n_entries = 1
+	};
+	recvCb(&io, &message);
+	appending->cb(appending, 0);
+	CHECK_INT(raft.last_stored, 2);
+	message.append_entries = (struct raft_append_entries){ .term = 5, .prev_log_index = 2, .prev_log_term = 5, .leader_commit = 2 };
+	recvCb(&io, &message);
+	CHECK_INT(raft.last_applied, 2);
+	CHECK(tried);
+	CHECK_INT(raft.state, RAFT_FOLLOWER);
+}
+
 static void lead(void)
 {
 	start_on_stand_in();
@@ -827,6 +859,7 @@ int main(int argc, char **argv)
 		{ "a_checksum_behind_a_piece", a_checksum_behind_a_piece, 0 },
 		{ "an_entry_that_comes_again", an_entry_that_comes_again, 0 },
 		{ "a_snapshot_that_finds_no_room", a_snapshot_that_finds_no_room, 0 },
+		{ "a_snapshot_that_cannot_be_begun", a_snapshot_that_cannot_be_begun, 0 },
 		{ "a_snapshot_that_cannot_be_read", a_snapshot_that_cannot_be_read, 0 },
 		{ "a_candidate_whose_write_fails", a_candidate_whose_write_fails, 0 },
 		{ "a_candidate_without_memory", a_candidate_without_memory, 0 },
@@ -869,7 +902,7 @@ bool glue_snapshot_is_due(struct raft *);
 bool glue_snapshot_is_due(struct raft *which)
 {
 	(void)which;
-	return false;
+	return is_due;
 }
 
 unsigned glue_trailing_on_disk(struct raft *, raft_index);
