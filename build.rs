@@ -886,6 +886,7 @@ const CURES_IN_C: &[&str] = &[
     "halves",
     "lease",
     "members",
+    "regained",
     "reserve",
     "schema",
     "sent_again",

@@ -131,6 +131,13 @@ int glue_apply(struct raft *raft, struct raft_apply *req, const struct raft_buff
 	if (falling) {
 		return RAFT_NOTLEADER;
 	}
+	/*
+	 * The lead was lost while the statement ran, and its connection is being closed. If this node leads again by now, another
+	 * leader's entries may stand in between, of which the pages that were changed know nothing.
+	 */
+	if (CURE_REGAINED && exec->leader->close_cb != NULL) {
+		return RAFT_NOTLEADER;
+	}
 	if (CURE_ADOPTED && !glue_adopt(exec->leader)) {
 		return RAFT_BUSY;
 	}
